@@ -1,0 +1,1 @@
+"""The ONNX adapter of gradcam_multi: ONNX Runtime forward, differentiated graphs back."""

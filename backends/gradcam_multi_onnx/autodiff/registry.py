@@ -1,0 +1,114 @@
+"""Which operators can be differentiated, and how.
+
+A table of rules, of operators without gradient, and of refusals with their reason. An operator
+that is in none of them is missing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from gradcam_multi_onnx.autodiff.builder import Value
+    from gradcam_multi_onnx.autodiff.site import Site
+
+
+class _Zero(Enum):
+    ZERO = "zero"
+
+
+ZERO = _Zero.ZERO
+"""The answer of a rule for an input to which no gradient flows."""
+
+Answer: TypeAlias = "Value | _Zero"
+Answers: TypeAlias = "Sequence[Value | _Zero]"
+Rule: TypeAlias = "Callable[[Site, Value], Sequence[Value | _Zero]]"
+"""Given the node and the cotangent of its first result, return one answer per input."""
+
+FIRST_OPSET = 7  # what ONNX Runtime itself promises to run
+
+
+class Refusal(Exception):
+    """A rule's reason for not differentiating a node; the walk adds where and what."""
+
+
+class FreeExtent(Refusal):
+    """A rule needs an extent that the model leaves free; the inputs' shapes may tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one operator from opset `since` on, up to `until` where given.
+
+    One of: a rule, a reason to refuse, or neither: an operator whose results do not change with
+    infinitesimal changes of its inputs. `attributes` are all that the rule understands, those
+    without influence on the gradient too; a node with any other is refused. `several` rules read
+    the cotangents of all results.
+    """
+
+    op: str
+    domain: str = ""
+    since: int = FIRST_OPSET
+    until: int | None = None
+    rule: "Rule | None" = None
+    reason: str | None = None
+    attributes: frozenset[str] = frozenset()
+    several: bool = False
+
+
+class Registry:
+    """Entries by domain and operator."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, str], list[Entry]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry; it goes before older ones for the same operator and opset."""
+        self._entries.setdefault((entry.domain, entry.op), []).insert(0, entry)
+
+    def find(self, domain: str, op: str, opset: int) -> Entry | None:
+        """Return the entry for an operator as read under an opset, or None where it is missing."""
+        for entry in self._entries.get((domain, op), ()):
+            if entry.since <= opset and (entry.until is None or opset <= entry.until):
+                return entry
+        return None
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return all entries, by domain and operator."""
+        return tuple(entry for key in sorted(self._entries) for entry in self._entries[key])
+
+
+REGISTRY = Registry()
+
+
+def vjp(
+    *ops: str,
+    attributes: Iterable[str] = (),
+    since: int = FIRST_OPSET,
+    until: int | None = None,
+    domain: str = "",
+    several: bool = False,
+) -> Callable[[Rule], Rule]:
+    """Register a rule for operators."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            REGISTRY.add(
+                Entry(op, domain, since, until, rule, None, frozenset(attributes), several)
+            )
+        return rule
+
+    return register
+
+
+def no_gradient(*ops: str, domain: str = "") -> None:
+    """Register operators whose derivative is zero or meaningless: gradients stop there."""
+    for op in ops:
+        REGISTRY.add(Entry(op, domain, 1))
+
+
+def refuse(reason: str, *ops: str, domain: str = "") -> None:
+    """Register operators that are refused, with the reason."""
+    for op in ops:
+        REGISTRY.add(Entry(op, domain, 1, reason=reason))

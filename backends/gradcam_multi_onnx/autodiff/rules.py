@@ -1,0 +1,29 @@
+"""All rules of this package, collected by importing the modules that register them."""
+
+from gradcam_multi_onnx.autodiff import (
+    rules_convolution,
+    rules_elementwise,
+    rules_indexing,
+    rules_linear,
+    rules_none,
+    rules_normalization,
+    rules_pooling,
+    rules_reduction,
+    rules_resize,
+    rules_shape,
+)
+from gradcam_multi_onnx.autodiff.registry import REGISTRY
+
+__all__ = [
+    "REGISTRY",
+    "rules_convolution",
+    "rules_elementwise",
+    "rules_indexing",
+    "rules_linear",
+    "rules_none",
+    "rules_normalization",
+    "rules_pooling",
+    "rules_reduction",
+    "rules_resize",
+    "rules_shape",
+]

@@ -1,0 +1,82 @@
+"""Poolings."""
+
+from math import prod
+
+import numpy as np
+from onnx import TensorProto
+
+from gradcam_multi_onnx.autodiff import windows
+from gradcam_multi_onnx.autodiff.builder import Value, count
+from gradcam_multi_onnx.autodiff.registry import Answers, vjp
+from gradcam_multi_onnx.autodiff.rules_reduction import divided_by_count
+from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.windows import Axis
+
+_ATTRIBUTES = (*windows.ATTRIBUTES, "ceil_mode")
+
+
+@vjp("MaxPool", attributes=(*_ATTRIBUTES, "storage_order"))
+def _max_pool(n: Site, g: Value) -> Answers:
+    """Add each cotangent up at its window's maximum, the first of equals, as frameworks do."""
+    x, b = n.x, n.b
+    copied = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
+    attributes = {name: n.attribute(name) for name in copied}
+    results = [(x.dtype, g.shape), (TensorProto.INT64, g.shape)]
+    _, places = b.write("MaxPool", x, results=results, **attributes)
+    total = count(x.shape)
+    size = b.integers([total]) if total is not None else _product(n, b.shape(x))
+    zeros = b.zeros(size, x.dtype, total if total is not None else b.fresh("extent"))
+    flat_places = b.op("Reshape", places, b.integers([-1]), shape=("cells",))
+    flat_g = b.op("Reshape", g, b.integers([-1]), shape=("cells",))
+    added = b.op(
+        "ScatterElements", zeros, flat_places, flat_g, shape=zeros.shape, axis=0, reduction="add"
+    )
+    return (b.reshape(added, x.shape, x),)
+
+
+def _product(n: Site, shape: Value) -> Value:
+    return n.b.op("ReduceProd", shape, shape=(1,), keepdims=1)
+
+
+@vjp("AveragePool", attributes=(*_ATTRIBUTES, "count_include_pad"))
+def _average_pool(n: Site, g: Value) -> Answers:
+    """Divide by each window's number of cells, and add the windows up."""
+    axes = windows.windows_of(n)
+    shared = g / _divisor(n, axes)
+    repeated = windows.repeat_windows(shared, axes, n.x)
+    if repeated is not None:
+        return (repeated,)
+    (channels,) = n.extents(n.x, [1])
+    ones = n.b.constant(np.ones([channels, 1, *(axis.kernel for axis in axes)]), g.dtype)
+    return (windows.scatter_windows(shared, ones, axes, channels, n.x),)
+
+
+def _divisor(n: Site, axes: list[Axis]) -> Value | float:
+    full = float(prod(axis.kernel for axis in axes))
+    padded = any(axis.before or axis.after for axis in axes)
+    counted = bool(n.attribute("count_include_pad", 0))
+    if not n.attribute("ceil_mode", 0) and (counted or not padded):
+        return full
+    places = range(2, n.x.rank)
+    product = np.ones(())
+    for axis, extent, windows_count in zip(
+        axes, n.extents(n.x, places), n.extents(n.y, places), strict=True
+    ):
+        taps = np.arange(windows_count)[:, None] * axis.stride - axis.before
+        taps = taps + np.arange(axis.kernel) * axis.dilation
+        # What ceil_mode reaches beyond the padding never counts.
+        low, high = (-axis.before, extent + axis.after) if counted else (0, extent)
+        product = np.multiply.outer(product, ((taps >= low) & (taps < high)).sum(axis=1))
+    return n.b.constant(product[None, None], n.x.dtype)
+
+
+@vjp("GlobalAveragePool")
+def _global_average_pool(n: Site, g: Value) -> Answers:
+    return (n.b.expand(divided_by_count(n, g, list(range(2, n.x.rank))), n.x),)
+
+
+@vjp("GlobalMaxPool")
+def _global_max_pool(n: Site, g: Value) -> Answers:
+    """Split the gradient among equals, as torch.amax does."""
+    chosen = n.b.equal(n.x, n.y)
+    return (chosen * (g / n.b.reduce(chosen, range(2, n.x.rank))),)

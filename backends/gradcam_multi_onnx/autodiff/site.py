@@ -1,0 +1,118 @@
+"""What a rule sees: one node of the forward graph, its values, attributes and constants."""
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from gradcam_multi_onnx.autodiff.builder import Builder, Value
+from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
+from gradcam_multi_onnx.graph import Graph, Type
+from gradcam_multi_onnx.session import make_session, run
+
+
+class Site:
+    """One node of the forward graph, seen from the builder that writes the gradient.
+
+    `wanted` are the positions of the inputs to which gradients are to flow; `cotangents` holds
+    one per result, None where none arrived.
+    """
+
+    def __init__(
+        self, graph: Graph, builder: Builder, node: NodeProto, wanted: frozenset[int],
+        cotangents: tuple[Value | None, ...],
+    ) -> None:  # fmt: skip
+        self.graph, self.b, self.node = graph, builder, node
+        self.wanted, self.cotangents = wanted, cotangents
+        self.opset = graph.opset(node)
+        self._attributes = {a.name: a for a in node.attribute}
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        return self.input(0)
+
+    @property
+    def y(self) -> Value:
+        """The first result."""
+        return self._value(self.node.output[0])
+
+    def input(self, place: int) -> Value:
+        """Return an input that is present."""
+        return self._value(self.node.input[place])
+
+    def has(self, place: int) -> bool:
+        """Return whether an input is present."""
+        return len(self.node.input) > place and bool(self.node.input[place])
+
+    def result(self, place: int) -> Value:
+        """Return one of the node's results."""
+        return self._value(self.node.output[place])
+
+    def _value(self, name: str) -> Value:
+        kind = self.graph.types.get(name, Type(0, None))
+        if kind.shape is None:
+            self.refuse(f"the rank of {name!r} is not known")
+        return self.b.source(name, kind)
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, strings as text, or the default."""
+        if name not in self._attributes:
+            return default
+        value = onnx.helper.get_attribute_value(self._attributes[name])
+        return value.decode() if isinstance(value, bytes) else value
+
+    def constant(self, place: int) -> NDArray[Any] | None:
+        """Return an input's value where it is the same for every input of the model."""
+        name = self.node.input[place]
+        return self.graph.arrays([name])[name] if self.graph.constant(name) else None
+
+    def setting(self, name: str, place: int, changed: int) -> list[int] | None:
+        """Return integers that are an attribute before opset `changed`, an input from it on."""
+        if self.opset < changed:
+            value = self.attribute(name)
+            return None if value is None else [int(n) for n in value]
+        if not self.has(place):
+            return None
+        array = self.constant(place)
+        if array is None:
+            self.refuse(f"its {name} depend on the model's input")
+        return [int(n) for n in array.reshape(-1)]
+
+    def extents(self, value: Value, axes: Iterable[int]) -> list[int]:
+        """Return extents that a rule must know as numbers."""
+        found = [value.shape[axis] for axis in axes]
+        numbers = [n for n in found if isinstance(n, int)]
+        if len(numbers) < len(found):
+            raise FreeExtent(f"the shape of {value.name!r} is free")
+        return numbers
+
+    def axis(self, default: int, rank: int, name: str = "axis") -> int:
+        """Return an axis attribute as a number from 0 on."""
+        return int(self.attribute(name, default)) % rank
+
+    def evaluate(
+        self, feeds: list[NDArray[Any] | None], attributes: dict[str, Any]
+    ) -> NDArray[Any]:
+        """Run this node's operator on other inputs, None where absent, as its own opset has it."""
+        given = {f"input_{place}": a for place, a in enumerate(feeds) if a is not None}
+        names = [f"input_{place}" if a is not None else "" for place, a in enumerate(feeds)]
+        node = onnx.helper.make_node(
+            self.node.op_type, names, ["result"], domain=self.node.domain, **attributes
+        )
+        inputs = [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            )
+            for name, array in given.items()
+        ]
+        result = onnx.ValueInfoProto(name="result")
+        graph = onnx.helper.make_graph([node], "node", inputs, [result])
+        session = make_session(self.graph.model(graph).SerializeToString())
+        return run(session, given, ["result"])["result"]
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Refuse to differentiate this node."""
+        raise Refusal(reason)

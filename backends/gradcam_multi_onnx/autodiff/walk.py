@@ -1,0 +1,178 @@
+"""The reverse walk: from an output back to some values, one rule per node."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from gradcam_multi.errors import LayerNotOnPathError, UnsupportedError
+from gradcam_multi_onnx.autodiff import rules
+from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder, Value
+from gradcam_multi_onnx.autodiff.registry import (
+    FIRST_OPSET,
+    ZERO,
+    Entry,
+    FreeExtent,
+    Refusal,
+    Registry,
+)
+from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.graph import Graph, domain_of, reads
+from gradcam_multi_onnx.session import as_float
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient graph: a cotangent and some forward values in, one gradient per target out.
+
+    `results` maps targets to outputs of `model`; a target on which nothing depends is absent.
+    """
+
+    model: onnx.ModelProto
+    cotangent: str
+    reads: tuple[str, ...]
+    results: dict[str, str]
+    double: bool
+
+
+def differentiate(
+    graph: Graph, targets: Sequence[str], output: str, registry: Registry | None = None
+) -> Gradient:
+    """Return the graph that carries a cotangent of one value back to others.
+
+    Raises UnsupportedError at an operator that cannot be differentiated, and LayerNotOnPathError
+    where the output depends on no target.
+    """
+    registry = registry or rules.REGISTRY
+    builder = Builder(frozenset(graph.producer) | set(graph.types))
+    seed = Value(builder, builder.fresh("cotangent"), *_typed(builder, graph, output))
+    builder.extents_from(seed)
+    path = graph.dependents(targets) & graph.ancestors([output])
+    arrived: dict[str, list[Value]] = {output: [seed]}
+    gradients: dict[str, Value] = {}
+    for name in targets:
+        if name not in graph.producer and name == output:
+            gradients[name] = seed
+    for node in reversed(graph.nodes):
+        cotangents = tuple(_total(arrived.pop(name, [])) for name in node.output)
+        gradients |= {
+            name: g for name, g in zip(node.output, cotangents, strict=True)
+            if g is not None and name in targets
+        }  # fmt: skip
+        if any(g is not None for g in cotangents) and not path.isdisjoint(reads(node)):
+            try:
+                answers = _apply(graph, builder, node, cotangents, path, registry)
+            except FreeExtent as error:
+                raise FreeExtent(str(graph.refuse(node, str(error)))) from error
+            except Refusal as error:
+                raise _refused(graph, node, error, output) from error
+            for name, g in answers:
+                arrived.setdefault(name, []).append(g)
+    for name in set(targets) & set(arrived):  # targets that are inputs of the model
+        total = _total(arrived[name])
+        if total is not None:
+            gradients[name] = total
+    if not gradients:
+        raise LayerNotOnPathError(
+            f"output {output!r} does not depend on {' or '.join(map(repr, targets))}; "
+            "name a layer on the way to it"
+        )
+    return _finish(graph, builder, seed, gradients)
+
+
+def _typed(builder: Builder, graph: Graph, name: str) -> tuple[int, tuple[int | str, ...]]:
+    value = builder.source(name, graph.types[name])
+    return value.dtype, value.shape
+
+
+def _total(contributions: list[Value]) -> Value | None:
+    return reduce(lambda one, other: one + other, contributions) if contributions else None
+
+
+def _apply(
+    graph: Graph, builder: Builder, node: NodeProto, cotangents: tuple[Value | None, ...],
+    path: frozenset[str], registry: Registry,
+) -> Iterable[tuple[str, Value]]:  # fmt: skip
+    entry = registry.find(domain_of(node.domain), node.op_type, graph.opset(node))
+    if entry is None:
+        older = graph.opset(node) < FIRST_OPSET and not node.domain
+        raise Refusal(f"opsets before {FIRST_OPSET} have no rules" if older else "it has no rule")
+    if entry.reason is not None:
+        raise Refusal(entry.reason)
+    if entry.rule is None:
+        return []
+    _whitelist(entry, node)
+    first = cotangents[0]
+    if not entry.several and any(g is not None for g in cotangents[1:]):
+        raise Refusal("the score depends on more than its first result")
+    wanted = frozenset(
+        i for i, name in enumerate(node.input) if name in path and graph.types[name].floating
+    )
+    if not wanted:
+        return []
+    site = Site(graph, builder, node, wanted, cotangents)
+    answers = entry.rule(site, first)  # type: ignore[arg-type]  # rules of several read cotangents
+    kept = []
+    for place, (name, answer) in enumerate(zip(node.input, answers, strict=True)):
+        if place in wanted and answer is not ZERO:
+            target = site.input(place)
+            kept.append((name, builder.cast(builder.sum_to(answer, target), target.dtype)))
+    return kept
+
+
+def _whitelist(entry: Entry, node: NodeProto) -> None:
+    unknown = sorted({a.name for a in node.attribute} - entry.attributes)
+    if unknown:
+        raise Refusal(f"its attribute {' and '.join(map(repr, unknown))} is not understood")
+
+
+def _refused(graph: Graph, node: NodeProto, error: Refusal, output: str) -> UnsupportedError:
+    # Everything behind this node has been differentiated by now, so its own result is in reach.
+    results = [name for name in node.output if name in graph.types and graph.types[name].floating]
+    later = (
+        f"the nearest later layer in reach of {output!r} is {results[0]!r}"
+        if results
+        else ("choose a layer behind it")
+    )
+    return UnsupportedError(f"{graph.refuse(node, str(error))}; {later}")
+
+
+def _finish(graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Value]) -> Gradient:
+    results = {}
+    for name, g in gradients.items():
+        results[name] = builder.op("Identity", g, shape=g.shape).name
+    nodes = _pruned(builder.nodes, set(results.values()))
+    made = {name for node in nodes for name in node.output}
+    needed = {name for node in nodes for name in node.input if name} - made - {seed.name}
+    own = [tensor for name, tensor in builder.tensors.items() if name in needed]
+    forward = sorted(needed - set(builder.tensors))
+    constants = [name for name in forward if graph.constant(name)]
+    read = tuple(name for name in forward if name not in constants)
+    weights = [
+        numpy_helper.from_array(as_float(array), name)
+        for name, array in graph.arrays(constants).items()
+    ]
+    sources = [builder.source(name, graph.types[name]) for name in read]
+    inputs = [
+        onnx.helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in (seed, *sources)
+    ]
+    outputs = [
+        onnx.helper.make_tensor_value_info(results[name], g.dtype, g.shape)
+        for name, g in gradients.items()
+    ]
+    body = onnx.helper.make_graph(nodes, "gradient", inputs, outputs, [*own, *weights])
+    opset = onnx.helper.make_opsetid("", OPSET)
+    model = onnx.helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION)
+    return Gradient(model, seed.name, read, results, seed.dtype == TensorProto.DOUBLE)
+
+
+def _pruned(nodes: Sequence[NodeProto], results: set[str]) -> list[NodeProto]:
+    # ONNX Runtime executes what nobody reads, so dead nodes must go.
+    wanted, kept = set(results), []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]

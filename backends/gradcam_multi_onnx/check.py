@@ -1,0 +1,118 @@
+"""A freshly built gradient is checked once, on a real input, by finite differences."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.errors import UnsupportedError
+from gradcam_multi_onnx.feeds import Feeds
+from gradcam_multi_onnx.plan import Backward, Plan, beside
+from gradcam_multi_onnx.replay import Tail
+from gradcam_multi_onnx.session import as_float
+
+TOLERANCE = 0.05
+"""Of the gradient's norm. A wrong rule is off by the order of one; float32 rounding and the kinks
+of ReLU and max pooling that a step crosses are off by some hundredths at most."""
+
+STEPS = (1e-2, 1e-3, 1e-1, 3e-4, 3e-2)
+"""Relative to the activation's root mean square: none suits every network."""
+
+_ROUNDING = 1e-6  # of a float32 forward run, relative
+_RANGE = {np.dtype(np.float16): 5e-2}  # what half precision may differ from its widened self
+_ENOUGH, _DIRECTIONS = 3, 9
+
+Floats = NDArray[np.float64]
+
+
+def check_plan(plan: Plan, feeds: Feeds) -> bool:
+    """Compare every gradient of a plan with finite differences at a point near the real one.
+
+    Returns False where the values are not finite, so that nothing can be said. Raises
+    UnsupportedError where a gradient is wrong.
+    """
+    said = True
+    for output, backward in plan.backward.items():
+        if isinstance(backward, Backward):
+            for target in backward.gradient.results:
+                said &= _check(plan, output, backward, target, feeds)
+    return said
+
+
+def _check(plan: Plan, output: str, backward: Backward, target: str, feeds: Feeds) -> bool:
+    graph, value = plan.graph, plan.logits[output]
+    if target == value:
+        return True
+    moving = graph.dependents([target])
+    changing = [name for name in backward.gradient.reads if name in moving]
+    fixed = [name for name in backward.gradient.reads if name not in moving]
+    tail = Tail(graph, target, list(dict.fromkeys([value, *changing])))
+    around = beside(graph, tuple(dict.fromkeys([target, value, *tail.boundary, *fixed])))
+    values = {**feeds, **(around(feeds) if around else {})}
+    actual = as_float(values[target]).astype(np.float64)
+    reference = as_float(values[value]).astype(np.float64)
+    again = tail(actual, values)[value]
+    if not (np.isfinite(actual).all() and np.isfinite(reference).all()):
+        return False
+    allowed = _RANGE.get(values[value].dtype, 1e-3) * np.abs(reference).max(initial=1e-6)
+    if np.abs(again - reference).max(initial=0) > allowed:
+        raise UnsupportedError(
+            f"the part of the model behind {target!r}, run alone, does not give the same {output!r}"
+            "; choose a later layer"
+        )
+    random = np.random.default_rng(0)
+    scale = float(np.sqrt(np.mean(actual**2))) or 1.0
+    cotangent = random.standard_normal(reference.shape)
+    # Beside the real point, where ties (zeros after a ReLU, below a max pooling) are broken.
+    point = actual + 0.1 * scale * random.standard_normal(actual.shape)
+    here = tail(point, values)
+    gradient = backward(cotangent, {**values, **here})[target].astype(np.float64)
+    if not np.isfinite(here[value]).all():
+        return False
+
+    def score(at: Floats) -> float:
+        return float((tail(at, values)[value].astype(np.float64) * cotangent).sum())
+
+    rounding = _ROUNDING * float(np.linalg.norm(here[value].astype(np.float64) * cotangent))
+    errors = _errors(score, point, gradient, scale, rounding, random)
+    if errors is not None:
+        raise UnsupportedError(
+            f"the gradient of {output!r} at layer {target!r} differs from finite differences by "
+            f"{errors:.0%} of its norm (at most {TOLERANCE:.0%} allowed); choose a later layer and "
+            "report the model"
+        )
+    return True
+
+
+def _errors(
+    score: Callable[[Floats], float], point: Floats, gradient: Floats, scale: float,
+    rounding: float, random: np.random.Generator,
+) -> float | None:  # fmt: skip
+    """Return the median relative error over random directions where it is too large.
+
+    Along standard normal directions the error of the directional derivative has the size of the
+    gradient's own error, whatever its dimension.
+    """
+    size = float(np.linalg.norm(gradient)) * scale
+    steps = [step for step in STEPS if rounding / step < 0.4 * TOLERANCE * size]
+    if not steps and size > 0:
+        return None  # the score hardly moves; rounding hides what it does
+    found: list[float] = []
+    for _ in range(_DIRECTIONS):
+        direction = scale * random.standard_normal(point.shape)
+        expected = float((gradient * direction).sum())
+        if size == 0:
+            change = score(point + 1e-2 * direction) - score(point - 1e-2 * direction)
+            found.append(1.0 if abs(change) > 100 * rounding else 0.0)
+            continue
+        best = np.inf
+        for step in steps:
+            change = score(point + step * direction) - score(point - step * direction)
+            best = min(best, abs(change / (2 * step) - expected) / size)
+            if best < TOLERANCE:
+                break
+        found.append(float(best))
+        if len(found) == _ENOUGH and max(found) < TOLERANCE:
+            return None
+    median = float(np.median(found))
+    return median if median >= TOLERANCE else None

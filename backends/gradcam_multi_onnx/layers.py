@@ -1,0 +1,70 @@
+"""The operations of a graph as layers: role, channel axis, edges."""
+
+from collections.abc import Iterable
+
+from onnx import NodeProto
+
+from gradcam_multi.spec import Layer, Role
+from gradcam_multi_onnx.channels import channel_axes
+from gradcam_multi_onnx.graph import Graph, reads
+
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(
+        ("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "NhwcConv",
+         "QLinearConv"), "conv"),
+    **dict.fromkeys(
+        ("Attention", "Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger",
+         "MultiHeadAttention", "QLinearMatMul"), "linear"),
+    **dict.fromkeys(
+        ("AveragePool", "DepthToSpace", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
+         "LpPool", "MaxPool", "MaxRoiPool", "MaxUnpool", "Pad", "Resize", "RoiAlign",
+         "SpaceToDepth", "Upsample"), "pool"),
+    **dict.fromkeys(("Cast", "Dropout", "Identity"), "identity"),
+}  # fmt: skip
+"""What the choice of the default layer has to know of an operator; all others are `other`."""
+
+
+def kind_of(node: NodeProto) -> str:
+    """Return the operator's name, with its domain where it is not ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
+    """Return the floating-point results that depend on an input, in execution order.
+
+    A layer's name is its value's. Operations on integers, as for shapes, are left out, and edges
+    lead through them.
+    """
+    own, channels = set(outputs), channel_axes(graph)
+    sources: dict[str, tuple[str, ...]] = {}
+    layers = []
+    for node in graph.nodes:
+        before = tuple(dict.fromkeys(s for name in reads(node) for s in sources.get(name, ())))
+        for place, name in enumerate(node.output):
+            used = place == 0 or name in graph.readers or name in own
+            if not name or not used or graph.constant(name):
+                continue
+            kind = graph.types.get(name)
+            if kind is not None and not kind.floating:
+                sources[name] = before
+                continue
+            sources[name] = (name,)
+            shape = kind.public if kind is not None else None
+            layers.append(
+                Layer(
+                    name=name,
+                    kind=kind_of(node),
+                    role=ROLES.get(node.op_type, "other"),
+                    shape=shape,
+                    channel_axis=channels.get(name),
+                    inputs=before,
+                    output=name if name in own else None,
+                )
+            )
+    return tuple(layers)
+
+
+def aliases(graph: Graph) -> dict[str, str]:
+    """Return node names that are no value's name, with their first results."""
+    values = graph.variable
+    return {n.name: n.output[0] for n in graph.nodes if n.name and n.name not in values}

@@ -1,0 +1,172 @@
+"""An ONNX model as the core sees it."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from threading import RLock
+from typing import Any
+
+import onnx
+
+from gradcam_multi.errors import InputError, ModelFileError, UnknownLayerError, suggest
+from gradcam_multi.spec import Inputs, Layer, Layout, TensorSpec
+from gradcam_multi_onnx.channels import anchored, channel_axes
+from gradcam_multi_onnx.check import check_plan
+from gradcam_multi_onnx.ending import logits_of
+from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
+from gradcam_multi_onnx.graph import Graph, Type
+from gradcam_multi_onnx.layers import aliases, find_layers
+from gradcam_multi_onnx.plan import Plan, make_plan
+from gradcam_multi_onnx.session import Forward
+from gradcam_multi_onnx.source import Source
+from gradcam_multi_onnx.trace import OnnxTrace
+
+_PLANS = 4
+"""Kept per model: each holds a session, and a session its own copy of the weights."""
+
+_NUMBERS = "fiub"
+
+
+class OnnxModel:
+    """A model run by ONNX Runtime and differentiated by `autodiff`; safe to share among threads."""
+
+    backend = "onnx"
+
+    def __init__(self, source: Source) -> None:
+        self._graph = Graph(source)
+        self._lock = RLock()
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._shaped: set[tuple[str, ...]] = set()
+        self._learned = False
+        if not self.outputs:
+            raise ModelFileError(f"{source.name} has no numeric output; nothing can be explained")
+        if not self.inputs:
+            raise ModelFileError(f"{source.name} takes no input; nothing can be explained")
+
+    @cached_property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What it takes, initialisers left out."""
+        axes = channel_axes(self._graph)
+        specs = []
+        for value in self._graph.inputs:
+            kind = self._graph.types.get(value.name)
+            if kind is None or kind.shape is None:
+                raise ModelFileError(
+                    f"input {value.name!r} of {self._graph.source.name} has no tensor shape; "
+                    "export the model with one"
+                )
+            spec = _spec(value.name, kind)
+            specs.append(replace(spec, layout=self._layout(spec, axes.get(value.name))))
+        return tuple(specs)
+
+    def _layout(self, spec: TensorSpec, axis: int | None) -> Layout | None:
+        rank = len(spec.shape)
+        if rank < 3 or axis is None:
+            return None
+        small = (1, 3, 4)
+        if not anchored(self._graph, spec.name) and axis == 1 and spec.shape[1] not in small:
+            axis = rank - 1 if spec.shape[-1] in small else 1
+        return "channels_last" if axis == rank - 1 else "channels_first"
+
+    @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What it returns, tensors of numbers only."""
+        specs = []
+        for value in self._graph.outputs:
+            kind = self._graph.types.get(value.name)
+            if kind is not None and kind.dtype and _dtype(kind.dtype).kind in _NUMBERS:
+                activation = logits_of(self._graph, value.name)[1]
+                specs.append(replace(_spec(value.name, kind), activation=activation))
+        return tuple(specs)
+
+    @cached_property
+    def _logits(self) -> dict[str, str]:
+        return {spec.name: logits_of(self._graph, spec.name)[0] for spec in self.outputs}
+
+    def layers(self, inputs: Inputs = None) -> tuple[Layer, ...]:
+        """Every operation in execution order; a run tells only what shape inference cannot."""
+        if inputs is not None:
+            self._learn(make_feeds(self.inputs, inputs))
+        return find_layers(self._graph, self._logits)
+
+    @contextmanager
+    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[OnnxTrace]:
+        """Run once and keep the results of the named layers."""
+        targets = tuple(self._resolve(name) for name in layers)
+        feeds = make_feeds(self.inputs, inputs)
+        plan = self._plan(targets, feeds)
+        axes = channel_axes(self._graph)
+        cut = list(batches(self.inputs, feeds))
+        trace = OnnxTrace(plan, cut, targets, [axes.get(name) for name in targets], self._resolve)
+        try:
+            yield trace
+        finally:
+            trace.close()
+
+    def _resolve(self, name: str) -> str:
+        """Return the value of a layer, given its name or its node's."""
+        names = self._names
+        if name not in names:
+            raise UnknownLayerError(
+                f"the model has no layer {name!r}{suggest(name, names) or '; list them first'}"
+            )
+        return names[name]
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        own = {v.name: v.name for v in self._graph.inputs}
+        listed = {layer.name: layer.name for layer in find_layers(self._graph, self._logits)}
+        nodes = {name: v for name, v in aliases(self._graph).items() if v in listed}
+        return {**nodes, **own, **listed}
+
+    def _learn(self, feeds: Feeds) -> None:
+        with self._lock:
+            unknown = [
+                name for name in sorted(self._graph.variable & set(self._graph.producer))
+                if self._graph.types.get(name, Type(0, None)).shape is None
+            ]  # fmt: skip
+            if self._learned or not unknown:
+                return
+            found = Forward(self._graph.source, (), unknown)(self._sample(feeds))
+            self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
+            self._learned = True
+
+    def _sample(self, feeds: Feeds) -> Feeds:
+        """Return one item, or as many as the model is fixed to."""
+        first, _ = next(iter(batches(self.inputs, feeds)))
+        if any(spec.shape and spec.shape[0] is not None for spec in self.inputs):
+            return first
+        return {name: array[:1] if array.ndim else array for name, array in first.items()}
+
+    def _plan(self, targets: tuple[str, ...], feeds: Feeds) -> Plan:
+        shapes = {name: array.shape for name, array in feeds.items()}
+        spatial = tuple((name, shape[1:]) for name, shape in shapes.items())
+        with self._lock:
+            self._learn(feeds)
+            key = (targets, spatial if targets in self._shaped else None)
+            if key not in self._plans:
+                plan, shaped = make_plan(self._graph, targets, self._logits, shapes)
+                if shaped:
+                    self._shaped.add(targets)
+                    key = (targets, spatial)
+                self._plans[key] = plan
+            plan = self._plans[key]
+            self._plans.move_to_end(key)
+            while len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+            if not plan.checked:
+                try:
+                    plan.checked = check_plan(plan, self._sample(feeds))
+                except InputError:
+                    plan.checked = False  # the run itself will say what does not fit
+            return plan
+
+
+def _dtype(code: int) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(code)
+
+
+def _spec(name: str, kind: Type) -> TensorSpec:
+    return TensorSpec(name, kind.public or (), _dtype(kind.dtype).name)

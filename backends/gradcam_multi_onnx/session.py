@@ -1,0 +1,112 @@
+"""ONNX Runtime sessions: quiet, with every optimisation, on the device that is really there."""
+
+import ctypes
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from gradcam_multi.errors import InputError, ModelFileError
+from gradcam_multi_onnx.source import Providers, Source
+
+AnyArray = NDArray[Any]
+Session = ort.InferenceSession
+_FATAL = 4
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_CUDA: Providers = (("CUDAExecutionProvider", {}),)
+_CPU: Providers = (("CPUExecutionProvider", {}),)
+
+
+def make_session(
+    data: bytes, providers: Providers | None = None, folder: str = ""
+) -> ort.InferenceSession:
+    """Return a session for a serialised model; `folder` is where its external data lies.
+
+    Raises ModelFileError where ONNX Runtime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    if folder:
+        options.add_session_config_entry(_FOLDER, folder)
+    chosen = providers if providers is not None else default_providers()
+    try:
+        return ort.InferenceSession(
+            data, options, providers=[(name, dict(settings)) for name, settings in chosen]
+        )
+    except Exception as error:  # each refusal has a class of its own, all outside a common root
+        raise ModelFileError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
+
+
+def run(
+    session: ort.InferenceSession, feeds: Mapping[str, AnyArray], names: Iterable[str]
+) -> dict[str, AnyArray]:
+    """Run a session and return the named outputs. Raises InputError where the run fails."""
+    wanted = list(names)
+    try:
+        return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+    except Exception as error:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise InputError(
+            f"the model fails on these inputs ({shapes}): {one_line(error)}; "
+            "check their shapes, or give the items one by one"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message without line breaks."""
+    return " ".join(str(error).split())
+
+
+@cache
+def default_providers() -> Providers:
+    """Return CUDA before CPU where ONNX Runtime really runs on it, else CPU alone."""
+    if "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_device():
+        node = onnx.helper.make_node("Identity", ["x"], ["y"])
+        x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy")
+        graph = onnx.helper.make_graph([node], "probe", [x], [y])
+        opset = onnx.helper.make_opsetid("", 13)
+        model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+        # The wheel lists CUDA wherever it was compiled in; only a session shows whether it loads.
+        session = make_session(model.SerializeToString(), _CUDA + _CPU)
+        if "CUDAExecutionProvider" in session.get_providers():
+            return _CUDA + _CPU
+    return _CPU
+
+
+def _has_cuda_device() -> bool:
+    # Asking the driver first keeps ONNX Runtime from complaining on machines without a GPU.
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return bool(found and count.value > 0)
+
+
+class Forward:
+    """The original model, weights untouched, with more of its values as outputs."""
+
+    def __init__(self, source: Source, own: Iterable[str], extra: Iterable[str]) -> None:
+        self.names = tuple(dict.fromkeys((*own, *extra)))
+        addition = onnx.ModelProto()
+        for name in sorted(set(extra) - set(own)):
+            addition.graph.output.add().name = name
+        # Protobuf merges concatenated messages, so the outputs are added without copying weights.
+        data = source.read() + addition.SerializeToString()
+        self.session = make_session(data, source.providers, source.folder)
+
+    def __call__(self, feeds: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """Return all values, by name, as the model computes them."""
+        return run(self.session, feeds, self.names)
+
+
+def as_float(array: AnyArray) -> AnyArray:
+    """Return float16 values as float32; everything else unchanged."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array

@@ -1,0 +1,116 @@
+"""Where a model comes from: read again whenever weights are needed, never changed."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
+
+from gradcam_multi.errors import ModelFileError
+
+Providers = tuple[tuple[str, Mapping[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The serialised model, in memory or in a file, and the providers that its owner chose.
+
+    `name` is what error messages call it; `stamp` is the file's size and time when opened.
+    """
+
+    name: str
+    path: Path | None = None
+    data: bytes = b""
+    providers: Providers | None = None
+    stamp: tuple[int, int] = field(default=(0, 0))
+
+    def read(self) -> bytes:
+        """Return the serialised model. Raises ModelFileError where the file is gone or changed."""
+        if self.path is None:
+            return self.data
+        try:
+            if _stamp(self.path) != self.stamp:
+                raise ModelFileError(f"{self.name} has changed since it was opened; open it again")
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ModelFileError(f"cannot read {self.name}: {error.strerror}") from error
+
+    def parse(self) -> onnx.ModelProto:
+        """Return the model, without external data. Raises ModelFileError where it is not ONNX."""
+        model = onnx.ModelProto()
+        try:
+            model.ParseFromString(self.read())
+        except DecodeError as error:
+            raise ModelFileError(
+                f"{self.name} is not an ONNX model: its content cannot be parsed as one; "
+                "give a file written by an ONNX exporter"
+            ) from error
+        if not model.graph.node or not model.opset_import:
+            raise ModelFileError(
+                f"{self.name} is not an ONNX model: it holds no graph; "
+                "give a file written by an ONNX exporter"
+            )
+        return model
+
+    @property
+    def folder(self) -> str:
+        """The folder against which external data is resolved, or ''."""
+        return str(self.path.resolve().parent) if self.path else ""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _from_path(path: Path, providers: Providers | None = None) -> Source:
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{str(path)!r} is a folder; give the .onnx file in it")
+        return Source(repr(str(path)), path=path, providers=providers, stamp=_stamp(path))
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{str(path)!r} does not exist; check the path") from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def open_source(model: Any) -> Source:
+    """Return the source of a path, bytes, a ModelProto or an InferenceSession.
+
+    A ModelProto is serialised at once, so later changes to it do not show. Raises ModelFileError.
+    """
+    if isinstance(model, str | Path):
+        return _from_path(Path(model))
+    if isinstance(model, bytes | bytearray | memoryview):
+        return Source(f"the model of {len(model)} bytes", data=bytes(model))
+    if isinstance(model, onnx.ModelProto):
+        return Source("the ModelProto", data=_serialise(model))
+    return _from_session(model)
+
+
+def _serialise(model: onnx.ModelProto) -> bytes:
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf raises several kinds beyond 2 GB
+        raise ModelFileError(
+            "the ModelProto cannot be serialised (protobuf holds 2 GB at most); "
+            "save it with external data and give the path"
+        ) from error
+
+
+def _from_session(session: Any) -> Source:
+    options = session.get_provider_options()
+    providers = tuple((name, dict(options.get(name, {}))) for name in session.get_providers())
+    path = getattr(session, "_model_path", None)
+    data = getattr(session, "_model_bytes", None)
+    if path:
+        return _from_path(Path(path), providers)
+    if data:
+        return Source("the session's model", data=bytes(data), providers=providers)
+    raise ModelFileError(
+        "this InferenceSession does not tell which model it runs; hand over the model's path or "
+        "bytes instead"
+    )

@@ -1,0 +1,1 @@
+"""The TensorFlow and Keras 3 adapter of gradcam_multi; its entry point is `plugin`."""

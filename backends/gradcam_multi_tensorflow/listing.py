@@ -1,0 +1,256 @@
+"""From recorded calls and a traced graph to the list of a model's operations.
+
+Listed are Keras' own layers, and whatever TensorFlow operations a model or a user's layer runs
+between them. A tensor is listed once, under the name of what made it; other names that stand for
+it (a block, a model inside the model, a dropout that hands its input on) are aliases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import tensorflow as tf
+
+from gradcam_multi.spec import Layer, Role
+from gradcam_multi_tensorflow import axes, roles
+from gradcam_multi_tensorflow.record import Call
+
+
+@dataclass(frozen=True)
+class Node:
+    """A listed layer and its tensor in the traced graph."""
+
+    layer: Layer
+    tensor: tf.Tensor
+
+
+@dataclass
+class Listing:
+    """The nodes by name in execution order, and further names for them."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    input_axes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every listed layer in execution order."""
+        return tuple(node.layer for node in self.nodes.values())
+
+    def find(self, name: str) -> Node | None:
+        """Return the node of this name or alias."""
+        return self.nodes.get(self.aliases.get(name, name))
+
+
+def list_layers(
+    operations: Iterable[tf.Operation],
+    calls: list[Call],
+    inputs: list[tf.Tensor],
+    outputs: Mapping[str, tf.Tensor],
+) -> Listing:
+    """List what a trace ran, from its graph operations, its Keras calls and its end points."""
+    builder = _Builder(list(operations), calls, inputs)
+    listing = builder.run()
+    for output, tensor in outputs.items():
+        makers = builder.sources(tensor)
+        if len(makers) == 1 and (node := listing.nodes.get(makers[0])):
+            if node.layer.output is None:
+                layer = replace(node.layer, output=output)
+                listing.nodes[makers[0]] = Node(layer, node.tensor)
+    return listing
+
+
+class _Builder:
+    def __init__(
+        self, operations: list[tf.Operation], calls: list[Call], inputs: list[tf.Tensor]
+    ) -> None:
+        self.operations, self.inputs = operations, inputs
+        self.listing = Listing()
+        self.by_tensor: dict[str, str] = {}  # tensor -> listed name
+        self.made_from: dict[str, tuple[str, ...]] = {}  # tensor -> listed names it comes from
+        self.leaves = {id(call): call for call in calls if _is_leaf(call)}
+        self.calls = [call for call in calls if _outer_leaf(call.parent, self.leaves) is None]
+        self.labels = self._label()
+        self.owner = self._own()
+        self.dependent = {tensor.op.name for tensor in inputs}
+        self.axis = self._input_axes()
+        self.stated = {
+            tensor.name: axis
+            for call in self.calls
+            if id(call) in self.leaves
+            for tensor in call.outputs
+            if (axis := axes.stated_by_layer(call.operation, tensor.shape.rank or 0)) is not None
+        }
+
+    def _label(self) -> dict[int, str]:
+        self.counts: Counter[str] = Counter()
+        order = _wiring_order(self.calls)
+        return {id(call): self._unique(call.path) for call in sorted(self.calls, key=lambda call: order[call])}
+
+    def _unique(self, path: str) -> str:
+        self.counts[path] += 1
+        return path if self.counts[path] == 1 else f"{path}#{self.counts[path]}"
+
+    def _own(self) -> list[Call | None]:
+        # Calls come in order of their start, so that an inner call overwrites its outer one.
+        owner: list[Call | None] = [None] * len(self.operations)
+        for call in self.calls:
+            owner[call.start : call.end] = [call] * (call.end - call.start)
+        return owner
+
+    def _input_axes(self) -> dict[str, int]:
+        """Find the channel axis of each input by the first convolution that reads it."""
+        ends: list[tuple[tf.Tensor, int]] = []
+        for call in self.calls:
+            if id(call) in self.leaves and call.inputs and roles.of_class(call.operation) == "conv":
+                first = call.inputs[0]
+                axis = axes.stated_by_layer(call.operation, first.shape.rank or 0)
+                ends += [(first, axis)] if axis is not None else []
+        for op, call in zip(self.operations, self.owner, strict=True):
+            if roles.of_types([op.type]) == "conv" and (not call or id(call) not in self.leaves):
+                axis = axes.stated_by_op(op, op.inputs[0].shape.rank or 0)
+                ends += [(op.inputs[0], axis)] if axis is not None else []
+        known = {tensor.name for tensor in self.inputs}
+        for tensor, axis in ends:
+            found = axes.towards_input(tensor, axis)
+            if found is not None and found[0] in known:
+                self.listing.input_axes.setdefault(*found)
+        return dict(self.listing.input_axes)
+
+    def run(self) -> Listing:
+        finished: dict[int, list[Call]] = {}
+        for call in sorted(self.calls, key=lambda call: call.finish):
+            finished.setdefault(call.end, []).append(call)
+        named = {
+            call.outputs[0].name: self.labels[id(call)]
+            for call in reversed(self.calls)
+            if id(call) not in self.leaves and call.outputs and call.path
+        }
+        for place, op in enumerate(self.operations):
+            for call in finished.get(place, ()):
+                self._close(call)
+            self._step(op, self.owner[place], named)
+        for call in finished.get(len(self.operations), ()):
+            self._close(call)
+        return self.listing
+
+    def _step(self, op: tf.Operation, call: Call | None, named: dict[str, str]) -> None:
+        if any(source.op.name in self.dependent for source in op.inputs):
+            self.dependent.add(op.name)
+        for result in op.outputs:
+            axis = self.stated.get(result.name)
+            if axis is None:
+                axis = axes.stated_by_op(op, result.shape.rank or 0)
+            if axis is None:
+                axis = axes.handed_on(op, result, self.axis)
+            if axis is not None:
+                self.axis[result.name] = axis
+        origin = _union(self.sources(source) for source in op.inputs)
+        for result in op.outputs:
+            self.made_from[result.name] = origin
+        inside_leaf = call is not None and id(call) in self.leaves
+        if inside_leaf or op.name not in self.dependent or op.type in roles.TRANSPARENT:
+            return
+        role = roles.of_types([op.type])
+        for place, result in enumerate(op.outputs):
+            if result.dtype.is_floating and result.shape.rank is not None:
+                scope = f"{self.labels[id(call)]}/" if call is not None and call.path else ""
+                label = named.get(result.name) or self._unique(
+                    f"{scope}{op.type}" + (f":{place}" if place else "")
+                )
+                self._add(label, op.type, role, result, origin)
+
+    def _close(self, call: Call) -> None:
+        """List a leaf's results, unless they are listed already; give a composite its alias."""
+        label = self.labels[id(call)]
+        if not label:
+            return
+        for place, tensor in enumerate(call.outputs):
+            name = f"{label}:{place}" if place else label
+            maker = self.by_tensor.get(tensor.name)
+            if maker is not None:
+                if maker != name:
+                    self.listing.aliases[name] = maker
+            elif id(call) in self.leaves and tensor.op.name in self.dependent:
+                kind = type(call.operation).__name__
+                self._add(name, kind, self._role(call), tensor, self.sources(tensor))
+            elif len(makers := self.sources(tensor)) == 1:
+                self.listing.aliases[name] = makers[0]
+
+    def _role(self, call: Call) -> Role:
+        role = roles.of_class(call.operation)
+        if role is None:
+            inside = [op for op in self.operations[call.start : call.end]]
+            role = roles.of_types(op.type for op in inside if op.name in self.dependent)
+        return role
+
+    def _add(
+        self, name: str, kind: str, role: Role, tensor: tf.Tensor, inputs: tuple[str, ...]
+    ) -> None:
+        shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+        layer = Layer(name, kind, role, shape, self.axis.get(tensor.name), inputs)
+        self.listing.nodes[name] = Node(layer, tensor)
+        self.by_tensor[tensor.name] = name
+        self.made_from[tensor.name] = (name,)
+
+    def sources(self, tensor: tf.Tensor) -> tuple[str, ...]:
+        return self.made_from.get(tensor.name, ())
+
+
+def _is_leaf(call: Call) -> bool:
+    """Whether a call is one operation to its reader, whatever runs inside.
+
+    A user's layer is not, even if no Keras layer runs inside it: its TensorFlow operations are
+    listed, since a convolution or a matrix product among them decides about the default layer.
+    """
+    if roles.of_class(call.operation) is not None:
+        return call.parent is not None
+    return not call.composite and roles.of_keras_itself(call.operation) and call.parent is not None
+
+
+def _wiring_order(calls: list[Call]) -> dict[Call, tuple[int, ...]]:
+    """Order calls as their model was written, which decides what is a layer's second call.
+
+    Keras runs the branches of a functional model in an order of its own; the nodes of a layer
+    keep the order in which it was called. Elsewhere the order is that of execution.
+    """
+    siblings: dict[tuple[int, int], list[Call]] = {}
+    for call in calls:
+        siblings.setdefault((id(call.parent), id(call.operation)), []).append(call)
+    order: dict[Call, tuple[int, ...]] = {}
+    for place, call in enumerate(calls):
+        same = siblings[id(call.parent), id(call.operation)]
+        rank = same.index(call)
+        if len(same) > 1 and call.parent is not None:
+            ranks = _wired(call.parent.operation, call.operation)
+            rank = ranks[rank] if len(ranks) == len(same) else rank
+        before = order[call.parent] if call.parent is not None else ()
+        order[call] = (*before, rank, place)
+    return order
+
+
+def _wired(model: Any, operation: Any) -> list[int]:
+    """Return, for each run of an operation in a functional model, which of its calls that is."""
+    # Keras has no public view of its nodes; without these the order of execution stands.
+    depths = getattr(model, "_nodes_by_depth", {})
+    run = [
+        node
+        for depth in sorted(depths, reverse=True)
+        for node in depths[depth]
+        if node.operation is operation
+    ]
+    nodes = [node for node in getattr(operation, "_inbound_nodes", ()) if node in run]
+    return [nodes.index(node) for node in run] if len(nodes) == len(run) else []
+
+
+def _outer_leaf(call: Call | None, leaves: Mapping[int, Call]) -> Call | None:
+    while call is not None and id(call) not in leaves:
+        call = call.parent
+    return call
+
+
+def _union(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for group in groups for name in group))

@@ -1,0 +1,59 @@
+"""What Keras classes and TensorFlow operations are, for the choice of the default layer: tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from gradcam_multi.spec import Role
+
+_KERAS: tuple[tuple[str, Role], ...] = (
+    (r".*Conv(\dD|LSTM|Transpose|$).*", "conv"),
+    (r".*(Pool|UpSampling|ZeroPadding|Cropping|Resiz|Crop$).*|Pad|(Pad|Crop)Images", "pool"),
+    (r".*Dropout|GaussianNoise|Identity|ActivityRegularization|Cast|Copy", "identity"),
+    (r"Random.*|AugMix|CutMix|MixUp|RandAugment|AutoContrast|AugmentationLayer", "identity"),
+    (r".*Dense|.*Einsum|.*Attention|Matmul|Dot|Tensordot|RNN|LSTM|GRU|SimpleRNN", "linear"),
+)
+"""Names of Keras' own layers and `keras.ops` operations."""
+
+_OPS: tuple[tuple[str, Role], ...] = (
+    (r"(Depthwise)?Conv\d?D.*|Conv|XlaConv.*", "conv"),
+    (r"(Max|Avg|Fractional).*Pool.*|Pad(V2)?|MirrorPad|Resize.*|CropAndResize.*", "pool"),
+    (r".*MatMul.*|Einsum|XlaDot.*", "linear"),
+)
+"""Types of TensorFlow operations."""
+
+TRANSPARENT = frozenset(
+    "Identity IdentityN Cast StopGradient PreventGradient EnsureShape CheckNumerics Placeholder "
+    "PlaceholderWithDefault Snapshot ShapeN Shape Size Rank".split()
+)
+"""TensorFlow operations that are no step of a network: edges run through them unlisted."""
+
+
+def of_class(operation: Any) -> Role | None:
+    """Return the role of a Keras layer or operation by its nearest ancestor in Keras, or None."""
+    for base in type(operation).__mro__:
+        if base.__module__.partition(".")[0] == "keras":
+            role = _match(_KERAS, base.__name__)
+            if role is not None:
+                return role
+    return None
+
+
+def of_types(types: Iterable[str]) -> Role:
+    """Return the most telling role among TensorFlow operations."""
+    found = {_match(_OPS, kind) for kind in types}
+    for role in ("conv", "linear", "pool"):
+        if role in found:
+            return role
+    return "other"
+
+
+def of_keras_itself(operation: Any) -> bool:
+    """Whether the class is Keras' own, so that its inside is no business of the user's."""
+    return type(operation).__module__.partition(".")[0] == "keras"
+
+
+def _match(table: tuple[tuple[str, Role], ...], name: str) -> Role | None:
+    return next((role for pattern, role in table if re.fullmatch(pattern, name)), None)

@@ -1,0 +1,45 @@
+"""The demo networks as PyTorch modules."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from gradcam_multi.demo.networks import DemoLayer, DemoNetwork
+
+
+def build(network: "DemoNetwork") -> nn.Sequential:
+    """Build a described network, its layers under their own names, in eval mode."""
+    module = nn.Sequential()
+    for layer in network.layers:
+        module.add_module(layer.name, _part(network, layer))
+    return module.eval()
+
+
+def _part(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:
+    if layer.kind in ("conv", "dense"):
+        return _weighted(network, layer)
+    return {
+        "relu": nn.ReLU,
+        "maxpool": lambda: nn.MaxPool2d(2),
+        "gap": lambda: GlobalAverage(),
+        "softmax": lambda: nn.Softmax(dim=1),
+    }[layer.kind]()
+
+
+def _weighted(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:
+    weight = torch.tensor(network.weights[f"{layer.name}.weight"])
+    bias = torch.tensor(network.weights[f"{layer.name}.bias"])
+    outputs, inputs = weight.shape[:2]
+    part = nn.Conv2d(inputs, outputs, 3, padding=1) if weight.ndim == 4 else nn.Linear(inputs, outputs)
+    part.load_state_dict({"weight": weight, "bias": bias})
+    return part
+
+
+class GlobalAverage(nn.Module):
+    """The mean over space, (N, C, H, W) to (N, C)."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Average over the last two axes."""
+        return maps.mean(dim=(2, 3))

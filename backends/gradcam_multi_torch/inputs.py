@@ -1,0 +1,150 @@
+"""Inputs as a module takes them, and the one line that is said where they do not fit."""
+
+import inspect
+import re
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gradcam_multi.errors import InputError
+from gradcam_multi.spec import Inputs, TensorSpec
+from gradcam_multi_torch import trees
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+# How PyTorch words a tensor that does not fit a module. Its own words hold what was given and
+# what was expected; anything else that a model raises is the model's own business.
+MISFIT = re.compile(
+    r"expected input\[|to have \d+ (channels|elements)|cannot be multiplied|size mismatch"
+    r"|Expected \d+D|[Ee]xpected (more than|\d+D|input|a tensor|scalar type)|must match the size"
+    r"|[Kk]ernel size can't be greater|Output size is too small|is invalid for input of size"
+    r"|should be the same|must have the same dtype|normalized_shape|Sizes of tensors must match"
+    r"|must be equal|Given (groups|normalized)|shapes cannot|not implemented for '"
+    r"|running_mean should contain|Padding size should be less"
+)
+SIGNATURE = re.compile(r"forward\(\) (missing|takes|got)")
+
+
+def prepare(module: nn.Module, inputs: Inputs) -> Arguments:
+    """Turn inputs into positional and keyword arguments, on the module's device.
+
+    An array or list is one argument, a tuple positional ones, a dict keyword ones (or one
+    argument, where `forward` has no parameters of those names). NumPy floats take the dtype of
+    the first floating parameter; tensors keep theirs. Everything is copied, so that an in-place
+    operation of the model cannot reach the caller's arrays. Raises InputError.
+    """
+    device, dtype = _placement(module)
+
+    def change(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.detach().to(device).clone()
+        if isinstance(leaf, (np.ndarray, np.generic)):
+            array = np.array(leaf, order="C")
+            if array.dtype.kind not in "biuf":
+                raise InputError(
+                    f"an input array has dtype {array.dtype}; give numbers, as floats or integers"
+                )
+            tensor = torch.from_numpy(array)
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        return leaf
+
+    if inputs is None:
+        raise InputError("PyTorch needs inputs to tell its layers; give an array, batch axis first")
+    converted = trees.convert(inputs, change)
+    if not any(True for _ in trees.tensors(converted)):
+        raise InputError(
+            f"the inputs, a {type(inputs).__name__}, hold no array; give NumPy arrays or tensors"
+        )
+    if isinstance(converted, dict) and _takes(module, converted):
+        return (), converted
+    return (converted if isinstance(inputs, tuple) else (converted,)), {}
+
+
+def first_items(arguments: Arguments, count: int) -> Arguments:
+    """Cut a batch down to its first items; tensors of another leading extent stay whole."""
+    batch = batch_size(arguments)
+
+    def change(leaf: Any) -> Any:
+        batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == batch
+        return leaf[:count].clone() if batched and batch > count else leaf
+
+    args, kwargs = trees.convert(arguments, change)
+    return args, kwargs
+
+
+def spread(arguments: Arguments, count: int) -> Arguments:
+    """Repeat a batch of one `count` times, without copying; other batches are only copied."""
+    single = batch_size(arguments) == 1
+
+    def change(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if single and leaf.ndim and leaf.shape[0] == 1:
+            leaf = leaf.expand(count, *leaf.shape[1:])
+        return leaf.clone()
+
+    args, kwargs = trees.convert(arguments, change)
+    return args, kwargs
+
+
+def batch_size(arguments: Arguments) -> int:
+    """Take the leading extent of the first tensor that has one."""
+    for _, tensor in trees.tensors(arguments):
+        if tensor.ndim:
+            return int(tensor.shape[0])
+    return 1
+
+
+def describe(module: nn.Module, arguments: Arguments) -> tuple[TensorSpec, ...]:
+    """Describe the tensors of a run; extents of a grid and the batch count as free."""
+    args, kwargs = arguments
+    parameters = iter(_parameters(module))
+    named: dict[str, Any] = {next(parameters, str(n)): value for n, value in enumerate(args)}
+    return tuple(
+        TensorSpec(
+            name=name,
+            shape=_free(tensor),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            layout="channels_first" if tensor.ndim >= 3 and tensor.is_floating_point() else None,
+        )
+        for name, tensor in trees.tensors({**named, **kwargs})
+    )
+
+
+def misfit(error: Exception, arguments: Arguments, expected: tuple[TensorSpec, ...]) -> str | None:
+    """Word an error of a forward run as one line, or None where it is the model's own."""
+    words = " ".join(str(error).split())
+    if not (MISFIT.search(words) or (isinstance(error, TypeError) and SIGNATURE.search(words))):
+        return None
+    given = ", ".join(f"{tuple(t.shape)} {t.dtype}" for _, t in trees.tensors(arguments))
+    known = ", ".join(f"{s.name} {s.shape} {s.dtype}" for s in expected)
+    hint = f"earlier runs took {known}" if known else "give what the model takes, batch axis first"
+    return f"the model does not take inputs of {given.replace('torch.', '')}: {words}; {hint}"
+
+
+def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    device: torch.device | None = None
+    for tensor in chain(module.parameters(), module.buffers()):
+        device = device or tensor.device
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return device or torch.device("cpu"), torch.get_default_dtype()
+
+
+def _parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(module.forward).parameters)
+
+
+def _takes(module: nn.Module, named: dict[Any, Any]) -> bool:
+    parameters = _parameters(module)
+    free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return all(isinstance(name, str) and (free or name in parameters) for name in named)
+
+
+def _free(tensor: torch.Tensor) -> tuple[int | None, ...]:
+    if tensor.ndim < 2 or not tensor.is_floating_point():
+        return (None,) * tensor.ndim
+    return (None, int(tensor.shape[1]), *(None,) * (tensor.ndim - 2))

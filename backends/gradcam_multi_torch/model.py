@@ -1,0 +1,154 @@
+"""A torch.nn.Module as the core sees it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradcam_multi.errors import GradcamError, InputError, UnsupportedError
+from gradcam_multi.spec import Inputs, Layer, TensorSpec, Trace
+from gradcam_multi_torch.guard import evaluation
+from gradcam_multi_torch.inputs import Arguments, first_items, misfit, prepare, spread
+from gradcam_multi_torch.record import call, record
+from gradcam_multi_torch.recording import Recording
+from gradcam_multi_torch.trace import TorchTrace
+from gradcam_multi_torch.watch import Watch, watching
+
+
+def open_module(model: Any) -> "TorchModel":
+    """Open a module, unwrapped; raises UnsupportedError for scripted and exported programs."""
+    if isinstance(model, torch.export.ExportedProgram):
+        raise UnsupportedError(
+            "cannot open an ExportedProgram: its gradients are not kept apart by layer; hand over "
+            "the torch.nn.Module it was exported from, or export.module() for its graph as a module"
+        )
+    module = unwrap(model)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedError(
+            f"cannot open a {type(module).__name__}: TorchScript runs without the hooks that catch "
+            "a layer; hand over the torch.nn.Module it was made from, or its ONNX export"
+        )
+    return TorchModel(module)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the user's own module behind torch.compile, DataParallel and DDP."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, parallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class TorchModel:
+    """A module, opened; implements the contract's `Model` and keeps no tensor between runs.
+
+    What it returns and which operations it holds show in a run only: `outputs` and `inputs` are
+    empty before the first `layers` or `trace`.
+    """
+
+    backend = "torch"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._recording: Recording | None = None
+        self._grad_outside = False
+        self._lock = RLock()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What it took in the recorded run."""
+        return self._recording.inputs if self._recording else ()
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What it returned in the recorded run."""
+        return tuple(each.spec for each in self._recording.outputs) if self._recording else ()
+
+    def layers(self, inputs: Inputs = None) -> tuple[Layer, ...]:
+        """Every operation in execution order, from a run with the first items of the inputs.
+
+        Raises InputError where inputs are absent and no run was recorded, or do not fit.
+        """
+        if inputs is None and self._recording is not None:
+            return tuple(each.layer for each in self._recording.operations)
+        recording = self._record(prepare(self.module, inputs))
+        return tuple(each.layer for each in recording.operations)
+
+    @contextmanager
+    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[Trace]:
+        """Run once and keep the results of the named layers; free and restore all at the end.
+
+        Raises UnknownLayerError, LayerNotReachedError, UnsupportedError or InputError.
+        """
+        with torch.inference_mode(False):
+            arguments = prepare(self.module, inputs)
+        recording = self._recording
+        if recording is None or any(name not in recording.names for name in layers):
+            recording = self._record(arguments)
+        operations = [recording.find(name) for name in layers]
+
+        def start(grad_outside: bool) -> TorchTrace:
+            def forward(count: int | None, watches: Sequence[Watch]) -> Any:
+                # The model may write into its inputs: they stay as they are for another run.
+                copies = spread(arguments, count or 1)
+                return self._forward(copies, watches, recording, grad_outside)
+
+            return TorchTrace(forward, operations, recording.outputs)
+
+        with evaluation(self.module):
+            trace = start(self._grad_outside)
+            try:
+                expected = any(recording.reaches(operation) for operation in operations)
+                if expected and not trace.connected and not self._grad_outside:
+                    # The model switches the gradient off around the layer and, on leaving, back
+                    # to what was outside: so it must be on outside.
+                    trace.release()
+                    trace = start(grad_outside=True)
+                    self._grad_outside = trace.connected
+                yield trace
+            finally:
+                trace.release()
+
+    def _record(self, arguments: Arguments) -> Recording:
+        # Two items rather than one: a batch of one is squeezed away by some models.
+        with self._lock, torch.inference_mode(False), torch.no_grad(), evaluation(self.module):
+            few = first_items(arguments, 2)
+            try:
+                recording = record(self.module, few)
+            except (RuntimeError, TypeError, ValueError) as error:
+                _reword(error, few, ())
+                raise
+            self._recording = recording
+            return recording
+
+    def _forward(
+        self,
+        arguments: Arguments,
+        watches: Sequence[Watch],
+        recording: Recording,
+        grad_outside: bool,
+    ) -> Any:
+        args, kwargs = arguments
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad_outside),
+            watching(self.module, watches),
+        ):
+            try:
+                return call(self.module, args, kwargs)
+            except (RuntimeError, TypeError, ValueError) as error:
+                _reword(error, arguments, recording.inputs)
+                raise
+
+
+def _reword(error: Exception, arguments: Arguments, expected: tuple[TensorSpec, ...]) -> None:
+    message = None if isinstance(error, GradcamError) else misfit(error, arguments, expected)
+    if message is not None:
+        raise InputError(message) from error

@@ -1,0 +1,142 @@
+"""What one recorded run knows of a model: its operations, their names, and where to catch them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from gradcam_multi.errors import LayerNotReachedError, UnknownLayerError, suggest
+from gradcam_multi.spec import Layer, Role, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run makes a tensor: the k-th call of a module, or a function called inside it.
+
+    `function` is None where the tensor is what the module returned; else `count` numbers the
+    calls of functions of that name since the module was entered, those of its children included,
+    and `index` picks from a function's tuple of tensors.
+    """
+
+    module: str
+    call: int
+    function: str | None = None
+    count: int = 1
+    index: int = 0
+
+
+@dataclass(slots=True)
+class Step:
+    """One operation as it was seen; a finished recording turns it into an `Operation`."""
+
+    kind: str
+    role: Role
+    place: Place
+    shape: tuple[int | None, ...]
+    channel_axis: int | None
+    inputs: tuple[int, ...]
+    in_place: bool
+    calls: list[Place] = field(default_factory=list)  # modules that return the tensor, inner first
+    others: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A layer, and how to catch its tensor."""
+
+    layer: Layer
+    place: Place
+    in_place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that the model returns, and the call of the final activation that made it."""
+
+    spec: TensorSpec
+    activation: Place | None = None
+    in_place: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A run of a model, as plain data."""
+
+    operations: tuple[Operation, ...]
+    names: dict[str, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[Output, ...]
+    calls: dict[str, int]
+
+    def find(self, name: str) -> Operation:
+        """Return an operation by one of its names.
+
+        Raises LayerNotReachedError for a module that did not run, UnknownLayerError else.
+        """
+        if name in self.names:
+            return self.operations[self.names[name]]
+        module = name.partition("#")[0].partition(":")[0]
+        if module in self.names and self.calls.get(module):
+            raise LayerNotReachedError(
+                f"layer {name!r} was asked for, but {module!r} ran {self.calls[module]} time(s) "
+                f"for these inputs; use {module!r} or '{module}#{self.calls[module]}'"
+            )
+        if module in self.calls:
+            raise LayerNotReachedError(
+                f"layer {name!r} is a module of the model, but for these inputs no floating-point "
+                "tensor that depends on them came out of it; choose a layer that ran"
+            )
+        hint = suggest(name, self.names) or "; list the model's layers and choose one"
+        raise UnknownLayerError(f"the model has no layer {name!r}{hint}")
+
+    def reaches(self, operation: Operation) -> bool:
+        """Whether an output of the run depends on an operation, as far as the edges tell."""
+        reached = {operation.layer.name}
+        for layer in (each.layer for each in self.operations):
+            if reached.intersection(layer.inputs):
+                reached.add(layer.name)
+        return any(op.layer.output for op in self.operations if op.layer.name in reached)
+
+
+def name_steps(steps: Sequence[Step], calls: Counter[str]) -> tuple[list[str], dict[str, int]]:
+    """Name every step once, and map all its names to its number.
+
+    A step is named for the innermost module that returns its tensor and ran only once (so a
+    block whose ReLU is reused gives its name to its last result), else for the innermost call
+    (`relu#2`), else for its function inside the module that called it (`layer1.0.add`).
+    """
+    chosen: list[str] = []
+    names: dict[str, int] = {}
+    repeats: Counter[str] = Counter()
+    seen: set[Place] = set()
+    for number, step in enumerate(steps):
+        base = _function_base(step, calls)
+        called = ""
+        if step.place.function is not None:
+            first = replace(step.place, index=0)
+            repeats[base] += first not in seen
+            seen.add(first)
+            called = _numbered(base, repeats[base])
+            called += f":{step.place.index}" if step.place.index else ""
+        once = [place.module for place in step.calls if calls[place.module] == 1]
+        inner = [_numbered(place.module, place.call) for place in step.calls]
+        name = [*once, *inner, called][0]
+        chosen.append(name)
+        names[name] = number
+        exact = [f"{place.module}#{place.call}" for place in step.calls]
+        step.others += [*once, *inner, *exact, *([called] if called else [])]
+    for number, step in enumerate(steps):
+        for other in step.others:
+            names.setdefault(other, number)
+    return chosen, names
+
+
+def _function_base(step: Step, modules: Counter[str]) -> str:
+    function = step.place.function or step.kind
+    base = f"{step.place.module}.{function}" if step.place.module else function
+    while base in modules:  # a module of that name: names must stay apart
+        base += "_"
+    return base
+
+
+def _numbered(base: str, call: int) -> str:
+    return base if call == 1 else f"{base}#{call}"

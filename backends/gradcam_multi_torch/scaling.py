@@ -1,0 +1,69 @@
+"""Gradients that half precision does not swallow."""
+
+from collections.abc import Sequence
+from math import frexp
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradcam_multi.spec import Array
+
+# Cotangents in float16 are scaled so that the largest is 2^START, far from both ends of the
+# format (2^-24 to 2^16). Where the gradient then overflows the scale is taken back, where all of
+# it is below 2^FLOOR it is raised, STEP binary orders at a time.
+START, FLOOR, STEP, TRIES = 8, 0, 8, 6
+
+
+def gradients(
+    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Multiply cotangents back to tensors; None for a tensor that no output depends on.
+
+    The graph is kept. In float16 the cotangents are scaled by a power of two and the result,
+    float32, is scaled back; every other dtype is left alone.
+    """
+    if not pairs:
+        return [None] * len(captured)
+    half = any(t.dtype == torch.float16 for t in (*captured, *(logits for logits, _ in pairs)))
+    peak = max(float(np.max(np.abs(array), initial=0)) for _, array in pairs)
+    if not half or not 0 < peak < float("inf"):
+        return _backward(pairs, captured, 0)
+    order = START - frexp(peak)[1]
+    best: list[Tensor | None] | None = None
+    lowest = order - STEP * TRIES
+    for _ in range(TRIES):
+        found = _backward(pairs, captured, order)
+        largest = max((float(g.abs().max()) for g in found if g is not None), default=0.0)
+        if not np.isfinite(largest):
+            if best is not None:
+                break
+            order = max(order - STEP, lowest)
+            continue
+        best = [None if g is None else g.float().ldexp(torch.tensor(-order)) for g in found]
+        if largest >= 2.0**FLOOR or largest == 0.0 and order > START + STEP:
+            break
+        order += STEP
+    return best if best is not None else _backward(pairs, captured, 0)
+
+
+def _backward(
+    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor], order: int
+) -> list[Tensor | None]:
+    seeds = [
+        torch.from_numpy(np.ldexp(np.asarray(array, np.float32), order)).to(
+            logits.device, logits.dtype
+        )
+        for logits, array in pairs
+    ]
+    # A caller's autocast is for the forward run: the way back takes the dtypes it recorded.
+    with torch.autocast(captured[0].device.type, enabled=False):
+        return list(
+            torch.autograd.grad(
+                [logits for logits, _ in pairs],
+                list(captured),
+                seeds,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        )

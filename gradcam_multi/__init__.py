@@ -1,0 +1,64 @@
+"""Where did the network look? Grad-CAM for PyTorch, TensorFlow/Keras and ONNX with one API."""
+
+from gradcam_multi.cam import METHODS, Method, Status
+from gradcam_multi.errors import (
+    GradcamError,
+    ImageError,
+    InputError,
+    LayerError,
+    MethodError,
+    MissingExtraError,
+    ModelError,
+    PreprocessError,
+    TargetError,
+    UnsupportedError,
+)
+from gradcam_multi.explainer import CamWarning, Explainer, explain, layers
+from gradcam_multi.explanation import Explanation
+from gradcam_multi.hooks import hookimpl
+from gradcam_multi.images import load_image
+from gradcam_multi.labels import read_labels
+from gradcam_multi.layers import Layers, final_feature_map
+from gradcam_multi.overlay import overlay
+from gradcam_multi.preprocess import Geometry, Preprocess
+from gradcam_multi.spec import Layer, Model, TensorSpec, Trace
+from gradcam_multi.targets import ClassScore, Probability, Target, TopClass
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "CamWarning",
+    "ClassScore",
+    "Explainer",
+    "Explanation",
+    "Geometry",
+    "GradcamError",
+    "ImageError",
+    "InputError",
+    "Layer",
+    "LayerError",
+    "Layers",
+    "Method",
+    "MethodError",
+    "MissingExtraError",
+    "Model",
+    "ModelError",
+    "Preprocess",
+    "PreprocessError",
+    "Probability",
+    "Status",
+    "Target",
+    "TargetError",
+    "TensorSpec",
+    "TopClass",
+    "Trace",
+    "UnsupportedError",
+    "explain",
+    "final_feature_map",
+    "hookimpl",
+    "layers",
+    "load_image",
+    "overlay",
+    "read_labels",
+]

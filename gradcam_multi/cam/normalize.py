@@ -1,0 +1,81 @@
+"""From activations and gradients to a map with a status, and from a map to [0, 1].
+
+A map is never NaN and never silently blank: each item has a status that says what it is worth.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.cam.methods import Method
+from gradcam_multi.spec import Array
+
+Status = Literal["ok", "all_negative", "zero_gradient", "constant", "nonfinite"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+# A spread of a few float32 roundings of the map's magnitude is noise; stretched to [0, 1] it would
+# look like evidence. Relative, so that the unit of the score does not matter.
+_FLAT = 8 * np.finfo(np.float32).eps
+
+
+def raw_maps(
+    activations: Array,
+    gradients: Array,
+    method: Method,
+    *,
+    guided: bool = False,
+    finite_inputs: NDArray[np.bool_] | None = None,
+) -> tuple[Array, tuple[Status, ...]]:
+    """Combine (N, C, *grid) activations and gradients into (N, *grid) maps, each with its status.
+
+    `guided` keeps of the gradients only what is positive where the activation is positive, before
+    the method sees them (Springenberg 2015, applied to the last layer only): sharper, but on some
+    networks the same for every class. `finite_inputs` (N,) tells items apart whose input already
+    held NaN or infinity: some frameworks' ReLU turns NaN into 0, and the map would look sound.
+
+    Statuses: `ok`; `zero_gradient`, the score does not change with the layer at this point;
+    `all_negative`, there is evidence against the target only, so that ReLU leaves nothing;
+    `constant`, every cell is worth the same; `nonfinite`, inputs, activations or gradients hold NaN
+    or infinity. The map of an item that is `all_negative`, `zero_gradient` or `nonfinite` is zero.
+    """
+    grid = activations.shape[2:]
+    flat = (*activations.shape[:2], -1)
+    a, g = activations.reshape(flat), gradients.reshape(flat)
+    with np.errstate(all="ignore"):  # NaN and infinity are dealt with below, by status
+        if guided:
+            g = np.maximum(g, 0) * (a > 0)
+        signed = method.combine(a, g)
+    low, high = signed.min(-1), signed.max(-1)
+    status = np.full(len(signed), "ok", object)
+    status[_is_flat(low, high)] = "constant"
+    if method.relu:
+        status[(high <= 0) & (low < 0)] = "all_negative"
+    status[~np.any(g, axis=(1, 2))] = "zero_gradient"
+    finite = np.isfinite(low) & np.isfinite(high)
+    if finite_inputs is not None:
+        finite &= finite_inputs
+    for tensor in (a, g):  # a method may step over a NaN, as where a channel has no weight
+        finite &= np.isfinite(tensor).all((1, 2))
+    status[~finite] = "nonfinite"
+    out = np.maximum(signed, 0) if method.relu else signed
+    out[np.isin(status.astype(str), ("zero_gradient", "nonfinite"))] = 0
+    return out.astype(np.float32, copy=False).reshape(len(out), *grid), tuple(status)
+
+
+def _is_flat(low: Array, high: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        flat: Array = high - low <= _FLAT * np.maximum(np.abs(low), np.abs(high))
+    return flat
+
+
+def rescale(maps: Array) -> Array:
+    """Scale each of (N, *size) finite maps to [0, 1] by its minimum and maximum; flat ones to 0."""
+    axes = tuple(range(1, maps.ndim))
+    low = maps.min(axes, keepdims=True)
+    high = maps.max(axes, keepdims=True)
+    # Divided, not multiplied by the inverse: the largest value then is 1 exactly, never above.
+    spread = np.where(_is_flat(low, high), np.float32(np.inf), high - low)
+    out: Array = maps - low
+    out /= spread
+    return out

@@ -1,0 +1,234 @@
+"""``gradcam explain``: pictures in, panels and a table out."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.cli.main import make_folder
+from gradcam_multi.errors import ImageError, InputError, PreprocessError
+from gradcam_multi.explainer import CamWarning, Explainer
+from gradcam_multi.explanation import STATUS_NOTES, Explanation
+from gradcam_multi.gallery import picture_row
+from gradcam_multi.images import find_images, load_image
+from gradcam_multi.labels import read_labels
+from gradcam_multi.panel import panel
+from gradcam_multi.preprocess import Geometry, Preprocess
+from gradcam_multi.spec import TensorSpec
+from gradcam_multi.targets import TopClass
+
+BATCH = 8  # pictures at a time: memory stays flat, and the runtime has something to chew on
+FEW = 4  # a progress bar for fewer pictures than this would be noise
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture on its way through: as read, as the model takes it, and where it came from."""
+
+    path: Path
+    image: NDArray[np.uint8]
+    array: NDArray[np.float32]
+    geometry: Geometry
+
+
+def _target(_: Any, __: Any, value: str | None) -> int | str | None:
+    return int(value) if value is not None and value.lstrip("-").isdigit() else value
+
+
+@click.command("explain")
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--target",
+    callback=_target,
+    metavar="N|NAME",
+    help="Class to explain.  [default: the top class]",
+)
+@click.option("--top", type=click.IntRange(1), metavar="K", help="Explain the K highest classes.")
+@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
+@click.option(
+    "--guided", is_flag=True, help="Keep positive gradients at positive activations only."
+)
+@click.option(
+    "--labels", type=click.Path(), metavar="FILE", help="Class names: .txt, .csv or .json."
+)
+@click.option(
+    "--preprocess",
+    default="imagenet",
+    show_default=True,
+    metavar="PRESET|FILE",
+    help="imagenet, caffe, tf, unit, or a JSON file.",
+)
+@click.option(
+    "--output",
+    "-o",
+    default="gradcam",
+    show_default=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for the pictures.",
+)
+@click.option(
+    "--backend", metavar="NAME", help="Adapter to open the model with.  [default: who claims it]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of a table.")
+def command(
+    model: str,
+    images: tuple[str, ...],
+    target: int | str | None,
+    top: int | None,
+    layer: str | None,
+    method: str,
+    guided: bool,
+    labels: str | None,
+    preprocess: str,
+    output: Path,
+    backend: str | None,
+    as_json: bool,
+) -> None:
+    """Show where MODEL looks in each IMAGE (files, folders or patterns).
+
+    Writes a panel for each picture and prints the classes with their probabilities. Exit code 1
+    where some pictures could not be read, 2 where nothing could be done.
+    """
+    if target is not None and top is not None:
+        raise click.UsageError("--target and --top exclude each other: give one")
+    paths = find_images(images)
+    prepare = Preprocess.named(preprocess)
+    names = read_labels(labels) if labels else None
+    explainer = Explainer(
+        model, layer=layer, method=method, backend=backend, labels=names, guided=guided
+    )
+    targets = [target] if top is None else [TopClass(rank) for rank in range(top)]
+    make_folder(output)
+
+    records: list[dict[str, Any]] = []
+    failed: list[str] = []
+    pictures = _read(paths, prepare, _input(explainer), failed)
+    written = _output_names(paths, output)
+    for batch in _batches(pictures, BATCH):
+        arrays = np.stack([picture.array for picture in batch])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CamWarning)  # said beside each picture instead
+            explanations = explainer.several(arrays, targets)
+        for index, picture in enumerate(batch):
+            ranked = [explanation[index] for explanation in explanations]
+            file = written[picture.path]
+            panel(
+                [picture_row(picture.image, ranked, picture.geometry, str(picture.path.name))]
+            ).save(file)
+            records.append(_record(picture.path, file, ranked))
+            if not as_json:
+                _print(records[-1])
+    if as_json:
+        click.echo(json.dumps(records, indent=2))
+    for message in failed:
+        click.echo(f"gradcam: {message}", err=True)
+    if not as_json and records:
+        click.echo(
+            f"{len(records)} picture{'s' * (len(records) != 1)} in {output}: method {method}, "
+            f"layer {records[0]['layer']}, preprocessing {preprocess}, {explainer.model.backend}"
+        )
+    if failed:
+        sys.exit(1 if records else 2)
+
+
+def _input(explainer: Explainer) -> TensorSpec:
+    """The one input that takes pictures."""
+    inputs = [spec for spec in explainer.model.inputs if len(spec.shape) == 4]
+    if len(inputs) != 1 or len(explainer.model.inputs) != 1:
+        shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in explainer.model.inputs)
+        raise InputError(
+            f"pictures go into a model with one input (N, C, H, W) or (N, H, W, C); this one "
+            f"takes {shapes or 'unknown inputs'}: use gradcam_multi.explain from Python"
+        )
+    return inputs[0]
+
+
+def _read(
+    paths: Sequence[Path], prepare: Preprocess, spec: TensorSpec, failed: list[str]
+) -> Iterator[Picture]:
+    """Read pictures one by one; a bad one is noted in `failed`, and the others go on."""
+    last = spec.layout == "channels_last"
+    size = spec.shape[1:3] if last else spec.shape[2:4]
+    with ExitStack() as stack:
+        steps: Any = paths
+        if len(paths) >= FEW:
+            from tqdm import tqdm
+
+            # disable=None: no bar where stderr is not a terminal.
+            steps = stack.enter_context(tqdm(paths, unit="picture", leave=False, disable=None))
+        for path in steps:
+            try:
+                image = load_image(path)
+                array, geometry = prepare.apply(image, size=(size[0], size[1]), layout=spec.layout)
+            except ImageError as error:
+                failed.append(str(error))
+                continue
+            channels = spec.shape[-1 if last else 1]
+            if channels not in (None, array.shape[-1 if last else 0]):
+                raise PreprocessError(
+                    f"the preprocessing gives {len(prepare.channels)} channels, the model takes "
+                    f"{channels}: set 'channels' in a preprocessing file"
+                )
+            yield Picture(path, image, array, geometry)
+
+
+def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    """Pictures in groups, in order; preprocessing has given all of them one shape."""
+    while batch := list(islice(pictures, size)):
+        yield batch
+
+
+def _output_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """A file in the folder for each picture; a number is added where two have one stem."""
+    taken: set[str] = set()
+    files = {}
+    for path in paths:
+        stem, number = path.stem, 1
+        while stem in taken:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        taken.add(stem)
+        files[path] = folder / f"{stem}.png"
+    return files
+
+
+def _record(path: Path, file: Path, ranked: Sequence[Explanation]) -> dict[str, Any]:
+    first = ranked[0]
+    return {
+        "image": str(path),
+        "picture": str(file),
+        "layer": first.layer,
+        "method": first.method,
+        "backend": first.backend,
+        "explanations": [
+            {key: value for key, value in explanation.records()[0].items() if key not in first_only}
+            for explanation in ranked
+        ],
+    }
+
+
+first_only = {"layer", "method", "backend", "version"}
+
+
+def _print(record: dict[str, Any]) -> None:
+    click.echo(record["image"])
+    for entry in record["explanations"]:
+        p = entry["probability"]
+        note = STATUS_NOTES[entry["status"]]
+        click.echo(
+            f"  {entry['class'] if entry['class'] is not None else '-':>5}  "
+            f"{'' if p is None else f'{p:.4f}':>6}  {entry['label']}"
+            + (f"  [{entry['status']}: {note}]" if note else "")
+        )

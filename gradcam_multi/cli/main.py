@@ -1,0 +1,66 @@
+"""``gradcam``: the group of commands, and what all of them do about a user's error."""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradcam_multi import __version__
+from gradcam_multi.errors import GradcamError
+
+COMMANDS = {
+    "demo": "Explain two small networks, one of which cheats, and show how to tell.",
+    "explain": "Show where a model looks in pictures.",
+    "layers": "List a model's layers and mark the one that is explained by default.",
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command only when it is called, and never shows a traceback for a
+    user's error: one line on stderr, exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"gradcam_multi.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # from the table: --help imports no command
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GradcamError as error:
+            fail(str(error))
+        except BrokenPipeError:
+            # The reader (head, less) has gone; keep the interpreter from complaining at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Say in one line what is wrong, and leave."""
+    click.echo(f"gradcam: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder where there is none; say so where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"cannot write to {str(folder)!r}: {error.strerror}; give another --output")
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gradcam")
+def main() -> None:
+    """Where did the network look? Grad-CAM for ONNX, PyTorch and TensorFlow/Keras."""

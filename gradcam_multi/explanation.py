@@ -1,0 +1,233 @@
+"""What an explanation holds, and the forms it can be kept in."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradcam_multi.cam import Status, rescale
+from gradcam_multi.errors import ImageError
+from gradcam_multi.resize import resize
+from gradcam_multi.spec import Array
+from gradcam_multi.targets import Activation, Target, class_scores, probability
+
+if TYPE_CHECKING:  # Pillow is imported when a picture is asked for
+    from PIL import Image
+
+    from gradcam_multi.preprocess import Geometry
+
+STATUS_NOTES: dict[Status, str] = {
+    "ok": "",
+    "all_negative": "evidence against the target only; try another target, or method hirescam",
+    "zero_gradient": "the score does not change with this layer here; try another layer or target",
+    "constant": "every cell counts the same; try a layer with a finer grid",
+    "nonfinite": "inputs, activations or gradients hold NaN or infinity; check inputs and weights",
+}
+"""What each status means and what to do about it, in a line."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a model looked, for a batch of N items; indexing gives that of a part of the batch.
+
+    `cam` (N, *grid) float32 is the map before resizing; `status` says for each item what it is
+    worth. `scores` (N,) float64 are what was differentiated, `targets` the resolved targets,
+    `outputs` (N, ...) float32 what the model returned and `logits` the same before a final softmax
+    or sigmoid. `layer`, `method`, `backend` and `output` name what was used; `size` is the spatial
+    size of the input, `labels` the class names where they were given.
+    """
+
+    cam: Array
+    status: tuple[Status, ...]
+    scores: np.ndarray
+    targets: tuple[Target, ...]
+    outputs: Array
+    logits: Array
+    layer: str
+    method: str
+    backend: str
+    output: str
+    size: tuple[int, ...]
+    activation: Activation = None
+    labels: Sequence[str] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.cam)
+
+    def __getitem__(self, key: int | slice) -> "Explanation":
+        if not isinstance(key, slice):
+            start = range(len(self))[key]
+            key = slice(start, start + 1)
+        parts = {
+            name: getattr(self, name)[key]
+            for name in ("cam", "status", "scores", "targets", "outputs", "logits")
+        }
+        return Explanation(**{**self._fields(), **parts})
+
+    def __iter__(self) -> Iterator["Explanation"]:
+        return (self[index] for index in range(len(self)))
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @staticmethod
+    def concatenate(parts: Sequence["Explanation"]) -> "Explanation":
+        """Join explanations of one model, layer and method along the batch axis."""
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("cam", "scores", "outputs", "logits")
+        }
+        joined |= {
+            name: tuple(entry for part in parts for entry in getattr(part, name))
+            for name in ("status", "targets")
+        }
+        return Explanation(**{**parts[0]._fields(), **joined})
+
+    @cached_property
+    def heatmap(self) -> Array:
+        """(N, *input spatial) float32 in [0, 1]: the map resized, then min-max scaled per item."""
+        return rescale(resize(self.cam, self.size))
+
+    @property
+    def classes(self) -> tuple[int | None, ...]:
+        """The class index that each target is about, or None where it is about none."""
+        return tuple(getattr(target, "index", None) for target in self.targets)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(N,) float64: the probability of each target's class; NaN where it is about none."""
+        p = probability(class_scores(self.logits, self.output), self.activation)
+        return np.array(
+            [np.nan if c is None else row[c] for c, row in zip(self.classes, p, strict=True)]
+        )
+
+    def name(self, index: int = 0) -> str:
+        """What an item's target is called: the class's label, or its index."""
+        number = self.classes[index]
+        if number is None:
+            return str(self.targets[index])
+        if self.labels is not None and number < len(self.labels):
+            return self.labels[number]
+        return f"class {number}"
+
+    def overlay(
+        self,
+        images: Any,
+        *,
+        geometry: "Geometry | Sequence[Geometry] | None" = None,
+        alpha: float = 0.5,
+        colormap: str | None = None,
+    ) -> np.ndarray:
+        """Lay the heatmaps over pictures, (N, H, W, 3) uint8 RGB; returns the same shape.
+
+        The pictures may have any size: the map is resized to it. `geometry`, as `Preprocess.apply`
+        returns it, says where the model's input lies in the picture where that was cropped; one
+        for all or one an item. Raises ImageError where pictures and maps do not go together.
+        """
+        from gradcam_multi.colormaps import DEFAULT_COLORMAP
+        from gradcam_multi.overlay import overlay
+
+        pictures = np.asarray(images)
+        if pictures.ndim == 3:
+            pictures = pictures[None]
+        if pictures.ndim != 4 or len(pictures) != len(self) or pictures.dtype != np.uint8:
+            raise ImageError(
+                f"overlay needs {len(self)} pictures as (N, H, W, 3) uint8, found "
+                f"{pictures.dtype} {pictures.shape}; pictures of several sizes are overlaid one "
+                "by one: explanation[i].overlay(image)"
+            )
+        maps = self.heatmaps_on(pictures.shape[1:3], geometry)
+        return overlay(pictures, maps, alpha=alpha, colormap=colormap or DEFAULT_COLORMAP)
+
+    def heatmaps_on(
+        self, size: tuple[int, int], geometry: "Geometry | Sequence[Geometry] | None" = None
+    ) -> Array:
+        """Return the heatmaps (N, H, W) in [0, 1] on pictures of this size, straight from the map.
+
+        Outside of what the model saw they are NaN. Raises ImageError for maps that are not 2-D.
+        """
+        if self.cam.ndim != 3:
+            raise ImageError(
+                f"the map of {self.layer!r} has {self.cam.ndim - 1} spatial axes, not 2"
+            )
+        if geometry is None:
+            return rescale(resize(self.cam, size))
+        each = geometry if isinstance(geometry, Sequence) else [geometry] * len(self)
+        maps = np.stack([g.restore(m, fill=np.nan) for g, m in zip(each, self.cam, strict=True)])
+        unseen = np.isnan(maps)
+        heatmaps = rescale(np.where(unseen, np.nanmin(maps, (1, 2), keepdims=True), maps))
+        heatmaps[unseen] = np.nan
+        return heatmaps
+
+    def to_pil(self, images: Any = None, **options: Any) -> "Image.Image":
+        """Draw the items side by side, each titled with its target and probability.
+
+        `images` and `options` are those of `overlay`; without pictures the heatmaps stand alone.
+        """
+        from gradcam_multi.gallery import gallery
+
+        return gallery(self, images, **options)
+
+    def save(self, path: str | Path, images: Any = None, **options: Any) -> Path:
+        """Write a picture (.png, .jpg), all arrays (.npz) or a record (.json); return the path.
+
+        Raises ValueError for any other ending.
+        """
+        path = Path(path)
+        kind = path.suffix.lower()
+        if kind in (".png", ".jpg", ".jpeg"):
+            self.to_pil(images, **options).save(path)
+        elif kind == ".npz":
+            np.savez_compressed(path, **self._arrays())
+        elif kind == ".json":
+            path.write_text(json.dumps(self.records(), indent=2) + "\n", encoding="utf-8")
+        else:
+            raise ValueError(f"cannot save {path.name!r}: the endings are .png, .jpg, .npz, .json")
+        return path
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        text = {name: getattr(self, name) for name in ("layer", "method", "backend", "status")}
+        return {
+            "cam": self.cam,
+            "heatmap": self.heatmap,
+            "scores": self.scores,
+            "outputs": self.outputs,
+            "logits": self.logits,
+            "classes": np.array([-1 if c is None else c for c in self.classes]),
+            **{name: np.array(value) for name, value in text.items()},
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one JSON-ready record an item: target, score, status, map and its peak (row, column)."""
+        from gradcam_multi import __version__
+
+        records = []
+        for i, (cam, heat) in enumerate(zip(self.cam, self.heatmap, strict=True)):
+            p = float(self.probabilities[i])
+            records.append(
+                {
+                    "class": self.classes[i],
+                    "label": self.name(i),
+                    "score": float(self.scores[i]),
+                    "probability": None if np.isnan(p) else p,
+                    "status": self.status[i],
+                    "layer": self.layer,
+                    "method": self.method,
+                    "backend": self.backend,
+                    "peak": [int(n) for n in np.unravel_index(heat.argmax(), heat.shape)],
+                    "cam": cam.tolist(),
+                    "version": __version__,
+                }
+            )
+        return records
+
+    def _repr_png_(self) -> bytes:
+        from io import BytesIO
+
+        stream = BytesIO()
+        self.to_pil().save(stream, "PNG")
+        return stream.getvalue()

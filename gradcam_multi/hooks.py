@@ -1,0 +1,37 @@
+"""The hooks by which adapters enter, and the marker with which they are written.
+
+An adapter is a module or object registered under the entry-point group ``gradcam_multi``; the
+entry point's name is the backend's name. It must import in milliseconds and import no framework:
+a model is claimed by its class ancestry or its file, and the framework is imported only then.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from gradcam_multi.spec import Model
+
+if TYPE_CHECKING:
+    from gradcam_multi.demo.networks import DemoNetwork
+
+PROJECT = "gradcam_multi"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def gradcam_multi_open(model: Any) -> Model | None:  # type: ignore[empty-body]
+    """Open a model object or file, or return None where it is somebody else's.
+
+    Raises MissingExtraError where the adapter claims the model but its framework is absent, and
+    ModelFileError where the file is damaged.
+    """
+
+
+@hookspec(firstresult=True)
+def gradcam_multi_build(network: "DemoNetwork") -> Any:
+    """Build a network that is described layer by layer, in the adapter's framework.
+
+    Returns a model object that `gradcam_multi_open` claims. The demo and the conformance kit use
+    it to hand the same weights to every framework.
+    """

@@ -1,0 +1,86 @@
+"""Adapters: found by entry point, isolated when broken, asked in turn for a model."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+import pluggy
+
+from gradcam_multi import hooks
+from gradcam_multi.errors import UnknownBackendError, UnknownModelError, suggest
+from gradcam_multi.spec import Model
+
+
+class Plugins:
+    """The adapters of one entry-point group."""
+
+    def __init__(self, group: str = hooks.PROJECT) -> None:
+        self.manager = pluggy.PluginManager(hooks.PROJECT)
+        self.manager.add_hookspecs(hooks)
+        self.broken: dict[str, Exception] = {}
+        for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+            if not self.manager.has_plugin(entry.name):  # the same name twice: the first wins
+                self._add(entry.name, entry.load)
+
+    def _add(self, name: str, load: Callable[[], Any]) -> None:
+        # A third party's broken adapter must not take the others down: it is kept with its cause
+        # and shown when nothing claims a model.
+        try:
+            self.manager.register(load(), name=name)
+        except Exception as error:
+            self.broken[name] = error
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the working adapters, sorted."""
+        return sorted(name for name, _ in self.manager.list_name_plugin())
+
+    def _caller(self, hook: str, backend: str | None) -> Callable[..., Any]:
+        if backend is None:
+            caller: Callable[..., Any] = getattr(self.manager.hook, hook)
+            return caller
+        if backend not in self.names:
+            raise UnknownBackendError(
+                f"no backend is called {backend!r}; installed: {', '.join(self.names) or 'none'}"
+                f"{suggest(backend, self.names)}{self._broken_note()}"
+            )
+        others = [plugin for name, plugin in self.manager.list_name_plugin() if name != backend]
+        return self.manager.subset_hook_caller(hook, remove_plugins=others)
+
+    def open(self, model: Any, backend: str | None = None) -> Model:
+        """Open a model with the adapter that claims it, or with the named one only.
+
+        Raises UnknownBackendError, UnknownModelError, and what the adapter raises.
+        """
+        opened: Model | None = self._caller("gradcam_multi_open", backend)(model=model)
+        if opened is None:
+            asked = repr(str(model)) if isinstance(model, str) else f"a {_class_name(model)}"
+            who = f"backend {backend!r}" if backend else f"any of {', '.join(self.names) or 'none'}"
+            raise UnknownModelError(
+                f"cannot open {asked}: not claimed by {who}; give a torch.nn.Module, a Keras "
+                "model or its .keras/.h5 file, or an ONNX model as path, bytes, ModelProto or "
+                f"InferenceSession{self._broken_note()}"
+            )
+        return opened
+
+    def build(self, network: Any, backend: str) -> Any:
+        """Have the named adapter build a described network in its framework."""
+        return self._caller("gradcam_multi_build", backend)(network=network)
+
+    def _broken_note(self) -> str:
+        notes = [f"{name} ({type(e).__name__}: {e})" for name, e in sorted(self.broken.items())]
+        return f"; adapters that failed to load: {', '.join(notes)}" if notes else ""
+
+
+def _class_name(obj: Any) -> str:
+    cls = type(obj)
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
+
+
+@cache
+def installed() -> Plugins:
+    """Return the adapters installed beside this package, loaded once per process."""
+    return Plugins()

@@ -1,0 +1,48 @@
+"""Half-pixel-centred linear resizing for any number of spatial axes.
+
+Sample i of n output samples lies at (i + 0.5) * m / n - 0.5 of the m input samples, clamped to
+the border: what ``align_corners=False``, ``tf.image.resize`` and OpenCV's linear mode compute.
+Along one axis that is a matrix; a resize is one small matrix product per axis.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gradcam_multi.spec import Array
+
+
+@lru_cache(maxsize=256)
+def interpolation_matrix(source: int, target: int) -> Array:
+    """Return the (target, source) float32 matrix of linear interpolation along one axis."""
+    weights = np.zeros((target, source), np.float32)
+    position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+    low = np.floor(position).astype(np.intp)
+    high = np.minimum(low + 1, source - 1)
+    rows = np.arange(target)
+    weights[rows, high] = position - low
+    weights[rows, low] += 1 - (position - low)  # += for the last sample, where low == high
+    weights.setflags(write=False)  # shared by every caller through the cache
+    return weights
+
+
+def resize(maps: ArrayLike, size: tuple[int, ...]) -> Array:
+    """Resize (N, *grid) maps to (N, *size), float32, one axis after another.
+
+    Raises ValueError where the ranks of grid and size differ.
+    """
+    out = np.asarray(maps, np.float32)
+    if out.ndim != len(size) + 1:
+        raise ValueError(f"cannot resize a grid of rank {out.ndim - 1} to the size {size}")
+    # The first axis last: matmul broadcasts over what stands before its last two axes.
+    for axis, target in reversed(list(enumerate(size, start=1))):
+        if out.shape[axis] != target:
+            matrix = interpolation_matrix(out.shape[axis], target)
+            if axis == out.ndim - 1:
+                out = out @ matrix.T
+            else:
+                tail = out.shape[axis + 1 :]
+                flat = matrix @ out.reshape(*out.shape[: axis + 1], -1)
+                out = flat.reshape(*out.shape[:axis], target, *tail)
+    return out

@@ -1,0 +1,131 @@
+"""The contract between the core and an adapter: plain data, and two protocols.
+
+An adapter opens a model (`Model`), lists what happens inside it (`Layer`), runs it once and holds
+on to some activations (`Trace`), and multiplies cotangents back to them. All the rest is NumPy.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Layout = Literal["channels_first", "channels_last"]
+Inputs = Any
+"""What the model takes: one array, a tuple of positional ones, or a dict of named ones; NumPy
+arrays or the framework's own tensors, batch axis first."""
+
+Role = Literal["conv", "linear", "pool", "identity", "other"]
+"""What the choice of the default layer has to know of an operation: a convolution (of any rank,
+transposed ones too); another one that mixes channels (dense, matrix product, einsum); pooling,
+resizing or padding; one that hands its input on unchanged at inference (dropout, identity); the
+rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    `shape` has the batch axis first and None where an extent is free. `layout` says where an
+    input's channels are. `activation` names the function behind which an output's logits lie.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    layout: Layout | None = None
+    activation: Literal["softmax", "sigmoid"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One operation of a model, in execution order, and the tensor it makes.
+
+    `kind` is the framework's own word for the operation. `shape` is that of its result, as the
+    framework lays it out, batch axis first, None where free; `channel_axis` is its channel axis,
+    or None where it has none. `inputs` are the names of the layers that it reads. `output` is the
+    name of the model output that it makes, or None. `default` marks the final feature map; the
+    core sets it.
+    """
+
+    name: str
+    kind: str
+    role: Role
+    shape: tuple[int | None, ...] | None
+    channel_axis: int | None = None
+    inputs: tuple[str, ...] = ()
+    output: str | None = None
+    default: bool = False
+
+    @property
+    def grid(self) -> tuple[int | None, ...]:
+        """Spatial extents, without batch and channels; () where there are none."""
+        if self.shape is None or self.channel_axis is None:
+            return ()
+        channel = self.channel_axis % len(self.shape)
+        return tuple(n for axis, n in enumerate(self.shape) if axis not in (0, channel))
+
+    @property
+    def spatial(self) -> bool:
+        """Whether its grid has more than one cell, so that a map over it says anything."""
+        return any(n is None or n > 1 for n in self.grid)
+
+
+class Trace(Protocol):
+    """One run of a model with some activations kept; valid until its context ends."""
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """What the model returned, float32, in the model's own layout and order."""
+
+    @property
+    def logits(self) -> Mapping[str, Array]:
+        """The same, but before a final softmax or sigmoid where an output ends in one."""
+
+    @property
+    def activations(self) -> tuple[Array, ...]:
+        """(N, C, *grid) float32, channels first, one per layer asked for."""
+
+    def vjp(self, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Multiply cotangents of the logits back to the layers.
+
+        `cotangents` maps names of outputs to arrays of their logits' shapes; an output left out
+        counts as zero. Returns arrays of the activations' shapes. May be called many times.
+        Raises LayerNotOnPathError where none of the outputs named depends on a layer.
+        """
+
+    def replay(self, layer: str, activation: Array) -> Mapping[str, Array]:
+        """Run forward from the layer on with another activation, (N, C, *grid); return logits."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model as an adapter opened it; safe to use from many threads."""
+
+    @property
+    def backend(self) -> str:
+        """The adapter's name, as registered."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What it takes; empty where the framework cannot say before a run."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What it returns; empty where the framework cannot say before a run."""
+
+    def layers(self, inputs: Inputs = None) -> tuple[Layer, ...]:
+        """Every operation in execution order; `inputs` are needed where only a run can tell.
+
+        Raises InputError where they are needed and absent, or do not fit.
+        """
+
+    def trace(self, inputs: Inputs, layers: Sequence[str]) -> AbstractContextManager[Trace]:
+        """Run once and keep the results of the named layers.
+
+        Leaves the model as found, on success and on failure. Raises UnknownLayerError,
+        LayerNotReachedError or InputError.
+        """

@@ -1,0 +1,215 @@
+"""The methods against four-loop references, a hand-computed network, and broken input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradcam_multi.cam import METHODS, method_named, raw_maps, rescale
+from gradcam_multi.errors import MethodError
+
+# float32 sums of up to 35 terms of magnitude about 1.
+TOLERANCE = 1e-5
+GRIDS = [(7,), (5, 7), (2, 3, 4)]
+
+
+def relu(x):
+    return max(x, 0.0)
+
+
+def cells(grid):
+    return list(np.ndindex(*grid))
+
+
+def slow_gradcam(a, g):
+    out = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        weight = sum(g[(k, *p)] for p in cells(a.shape[1:])) / g[k].size
+        for p in cells(a.shape[1:]):
+            out[p] += weight * a[(k, *p)]
+    return np.vectorize(relu)(out)
+
+
+def slow_gradcam_plus_plus(a, g):
+    out = np.zeros(a.shape[1:])
+    largest = np.abs(g).max()
+    for k in range(len(a)):
+        weight = 0.0
+        for p in cells(a.shape[1:]):
+            u = g[(k, *p)] / largest if largest else 0.0
+            alpha = u**2 / (2 * u**2 + u**3 * a[k].sum()) if u else 0.0
+            weight += alpha * relu(u) * largest
+        for p in cells(a.shape[1:]):
+            out[p] += weight * a[(k, *p)]
+    return np.vectorize(relu)(out)
+
+
+def slow_hirescam(a, g):
+    out = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        for p in cells(a.shape[1:]):
+            out[p] += g[(k, *p)] * a[(k, *p)]
+    return np.vectorize(relu)(out)
+
+
+def slow_layercam(a, g):
+    out = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        for p in cells(a.shape[1:]):
+            out[p] += relu(g[(k, *p)]) * a[(k, *p)]
+    return np.vectorize(relu)(out)
+
+
+def slow_xgradcam(a, g):
+    out = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        total = a[k].sum()
+        weight = sum(g[(k, *p)] * a[(k, *p)] for p in cells(a.shape[1:])) / total if total else 0.0
+        for p in cells(a.shape[1:]):
+            out[p] += weight * a[(k, *p)]
+    return np.vectorize(relu)(out)
+
+
+def slow_elementwise(a, g):
+    out = np.zeros(a.shape[1:])
+    for k in range(len(a)):
+        for p in cells(a.shape[1:]):
+            out[p] += relu(g[(k, *p)] * a[(k, *p)])
+    return out
+
+
+REFERENCES = {
+    "gradcam": slow_gradcam,
+    "gradcam++": slow_gradcam_plus_plus,
+    "hirescam": slow_hirescam,
+    "layercam": slow_layercam,
+    "xgradcam": slow_xgradcam,
+    "gradcam-elementwise": slow_elementwise,
+}
+
+
+def tensors(grid, count=3, channels=6, seed=0):
+    """Activations as after a ReLU, with a dead channel, and gradients with zeros in them."""
+    rng = np.random.default_rng(seed)
+    a = np.maximum(rng.normal(size=(count, channels, *grid)), 0).astype(np.float32)
+    a[:, 0] = 0
+    g = rng.normal(0.4, 1, size=a.shape).astype(np.float32)  # more evidence for than against
+    g[rng.random(a.shape) < 0.2] = 0
+    return a, g
+
+
+def test_every_method_has_a_reference():
+    assert set(REFERENCES) == set(METHODS)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("name", METHODS)
+def test_method_equals_its_reference(name, grid):
+    a, g = tensors(grid)
+    maps, status = raw_maps(a, g, METHODS[name])
+    assert maps.dtype == np.float32
+    assert maps.shape == (3, *grid)
+    assert status == ("ok",) * 3
+    for item, activations, gradients in zip(maps, a, g, strict=True):
+        expected = REFERENCES[name](activations.astype(float), gradients.astype(float))
+        np.testing.assert_allclose(item, expected, rtol=0, atol=TOLERANCE * expected.max())
+
+
+@pytest.mark.parametrize("layer", ["relu1", "conv1"])
+def test_hand_computed_network(layer):
+    path = Path(__file__).parents[3] / "shared" / "golden" / "one_conv.json"
+    if not path.exists():
+        pytest.skip("../shared/golden is absent")
+    golden = json.loads(path.read_text())
+    gradients = np.array(golden["relu1"]["gradients"], np.float32)[None]
+    activations = np.array(golden["relu1"]["activations"], np.float32)[None]
+    if layer == "conv1":  # one layer earlier: its output before the ReLU, and the ReLU's gradient
+        picture = np.arange(16.0).reshape(4, 4)
+        sums = [[picture[i : i + 3, j : j + 3].sum() for j in (0, 1)] for i in (0, 1)]
+        activations = np.array([[np.array(sums) - 50, np.array(sums) - 75]], np.float32)
+        gradients = gradients * (activations > 0)
+    checked = 0
+    for name, expected in golden[layer].items():
+        if name in METHODS:
+            maps, _ = raw_maps(activations, gradients, METHODS[name])
+            np.testing.assert_allclose(maps[0], expected, atol=1e-6)  # printed to six places
+            checked += 1
+    assert checked >= 3
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e20])
+@pytest.mark.parametrize("name", METHODS)
+def test_scaling_the_gradient_changes_no_heatmap(name, scale):
+    a, g = tensors((5, 7))
+    expected, _ = raw_maps(a, g, METHODS[name])
+    scaled, status = raw_maps(a, (g.astype(float) * scale).astype(np.float32), METHODS[name])
+    assert status == ("ok",) * 3
+    np.testing.assert_allclose(rescale(scaled), rescale(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_broken_tensors_give_a_status_and_never_nan(name, grid):
+    a, g = tensors(grid, count=6)
+    a[1] = np.nan
+    g[2, 0, 0] = np.inf
+    g[3] = 0
+    a[4] = 1
+    g[4] = 1
+    g[5] = -1
+    maps, status = raw_maps(a, g, METHODS[name])
+    assert np.isfinite(maps).all()
+    assert np.isfinite(rescale(maps)).all()
+    blank = {"gradcam++", "layercam", "gradcam-elementwise"}  # negative gradients count for nothing
+    last = "constant" if name in blank else "all_negative"
+    assert status == ("ok", "nonfinite", "nonfinite", "zero_gradient", "constant", last)
+    for index in (1, 2, 3, 5):
+        assert not maps[index].any()
+    assert not rescale(maps)[4].any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_huge_activations_are_finite_or_said_not_to_be(name):
+    a, g = tensors((5, 7))
+    maps, status = raw_maps(a * 1e30, g * 1e30, METHODS[name])
+    assert np.isfinite(maps).all()
+    # 1e60 is beyond float32; Grad-CAM++ divides by the activations' sum, and stays at 1e30.
+    assert set(status) == {"ok" if name == "gradcam++" else "nonfinite"}
+    maps, status = raw_maps(a * 1e30, g, METHODS[name])
+    assert status == ("ok",) * 3
+    assert np.isfinite(rescale(maps)).all()
+
+
+def test_guided_keeps_positive_gradients_at_positive_activations():
+    a, g = tensors((5, 7))
+    kept = np.where((a > 0) & (g > 0), g, 0)
+    expected, _ = raw_maps(a, kept, METHODS["gradcam"])
+    guided, _ = raw_maps(a, g, METHODS["gradcam"], guided=True)
+    np.testing.assert_array_equal(guided, expected)
+    assert not np.allclose(guided, raw_maps(a, g, METHODS["gradcam"])[0])
+
+
+def test_inputs_are_not_written_to():
+    a, g = tensors((5, 7))
+    before = a.copy(), g.copy()
+    for method in METHODS.values():
+        raw_maps(a, g, method, guided=True)
+    np.testing.assert_array_equal(a, before[0])
+    np.testing.assert_array_equal(g, before[1])
+
+
+def test_rescale_spans_zero_to_one_and_invents_no_contrast():
+    maps = np.stack([np.linspace(2, 3, 12), np.full(12, 7.0), np.linspace(0, 1e-38, 12)])
+    maps = maps.reshape(3, 3, 4).astype(np.float32)
+    maps[1, 0, 0] *= 1 + 1e-7  # a rounding error, not evidence
+    out = rescale(maps)
+    np.testing.assert_allclose(out[0], np.linspace(0, 1, 12).reshape(3, 4), atol=1e-6)
+    assert not out[1].any()
+    assert out[2].min() == 0
+    assert out[2].max() == pytest.approx(1)
+
+
+def test_unknown_method_names_the_known_ones():
+    with pytest.raises(MethodError, match=r"'gradcampp'; there are gradcam, .*did you mean"):
+        method_named("gradcampp")
