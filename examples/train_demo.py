@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
+from tqdm import tqdm
 
 from gradcam_multi.demo.networks import LAYERS, NetworkName, load_network
 from gradcam_multi.demo.scenes import (
@@ -142,7 +142,8 @@ def fold(model: nn.Sequential) -> dict[str, NDArray[np.float16]]:
             assert module.bias is not None
             weight, bias = module.weight.detach().double(), module.bias.detach().double()
             if isinstance(after, nn.BatchNorm2d):
-                assert after.running_mean is not None and after.running_var is not None
+                assert after.running_mean is not None
+                assert after.running_var is not None
                 scale = after.weight.detach() / torch.sqrt(after.running_var.double() + after.eps)
                 weight = weight * scale[:, None, None, None]
                 bias = (bias - after.running_mean) * scale + after.bias.detach()

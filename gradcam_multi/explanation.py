@@ -100,10 +100,12 @@ class Explanation:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(N,) float64: the probability of each target's class; NaN where it is about none."""
-        p = probability(class_scores(self.logits, self.output), self.activation)
-        return np.array(
-            [np.nan if c is None else row[c] for c, row in zip(self.classes, p, strict=True)]
-        )
+        if self.activation:  # the model's own, which may be more precise than half its logits
+            p = class_scores(self.outputs, self.output)
+        else:
+            p = probability(class_scores(self.logits, self.output), None)
+        pairs = zip(self.classes, p, strict=True)
+        return np.array([np.nan if c is None else row[c] for c, row in pairs])
 
     def name(self, index: int = 0) -> str:
         """What an item's target is called: the class's label, or its index."""

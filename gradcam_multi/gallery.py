@@ -18,16 +18,20 @@ def picture_row(
     explanations: Sequence[Explanation],
     geometry: Geometry | None = None,
     title: str = "",
+    prefixes: Sequence[str] | None = None,
 ) -> PanelRow:
-    """Lay explanations of one item each beside a picture, (H, W, 3) uint8 RGB."""
+    """Lay explanations of one item each beside a picture, (H, W, 3) uint8 RGB.
+
+    `prefixes` are written before the labels, one an explanation: to tell networks apart.
+    """
     entries = []
-    for explanation in explanations:
+    for prefix, explanation in zip(prefixes or [""] * len(explanations), explanations, strict=True):
         p = float(explanation.probabilities[0])
         status = explanation.status[0]
         entries.append(
             PanelEntry(
                 heatmap=explanation.heatmaps_on(image.shape[:2], geometry)[0],
-                label=explanation.name(0),
+                label=prefix + explanation.name(0),
                 score=None if np.isnan(p) else p,
                 method=explanation.method,
                 layer=explanation.layer,

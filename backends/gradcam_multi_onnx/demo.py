@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 _OPSET, _IR_VERSION = 18, 8
 
 
-def build(network: "DemoNetwork") -> onnx.ModelProto:
-    """Return the described network; input `input` (N, 3, H, W), output the last layer's name."""
+def build(network: "DemoNetwork") -> bytes:
+    """Return the described network as the bytes of a file.
+
+    Its input is `input`, (N, 3, H, W); values and nodes have the layers' names.
+    """
     nodes: list[onnx.NodeProto] = []
     value = "input"
     for layer in network.layers:
@@ -28,7 +31,9 @@ def build(network: "DemoNetwork") -> onnx.ModelProto:
     ]
     graph = helper.make_graph(nodes, network.name, inputs, outputs, tensors)
     opset = helper.make_opsetid("", _OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 def _nodes(layer: "DemoLayer", value: str) -> list[onnx.NodeProto]:
@@ -48,4 +53,6 @@ def _nodes(layer: "DemoLayer", value: str) -> list[onnx.NodeProto]:
             helper.make_node("GlobalAveragePool", [value], [pooled], pooled),
             helper.make_node("Flatten", [pooled], [name], name),
         ]
-    return [helper.make_node("Gemm", [value, *weights], [name], name, transB=1)]
+    if layer.kind == "dense":
+        return [helper.make_node("Gemm", [value, *weights], [name], name, transB=1)]
+    return [helper.make_node("Softmax", [value], [name], name, axis=1)]

@@ -48,7 +48,6 @@ class OnnxModel:
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What it takes, initialisers left out."""
-        axes = channel_axes(self._graph)
         specs = []
         for value in self._graph.inputs:
             kind = self._graph.types.get(value.name)
@@ -58,7 +57,7 @@ class OnnxModel:
                     "export the model with one"
                 )
             spec = _spec(value.name, kind)
-            specs.append(replace(spec, layout=self._layout(spec, axes.get(value.name))))
+            specs.append(replace(spec, layout=self._layout(spec, self._axes.get(value.name))))
         return tuple(specs)
 
     def _layout(self, spec: TensorSpec, axis: int | None) -> Layout | None:
@@ -85,6 +84,10 @@ class OnnxModel:
     def _logits(self) -> dict[str, str]:
         return {spec.name: logits_of(self._graph, spec.name)[0] for spec in self.outputs}
 
+    @cached_property
+    def _axes(self) -> dict[str, int]:
+        return channel_axes(self._graph)
+
     def layers(self, inputs: Inputs = None) -> tuple[Layer, ...]:
         """Every operation in execution order; a run tells only what shape inference cannot."""
         if inputs is not None:
@@ -97,9 +100,9 @@ class OnnxModel:
         targets = tuple(self._resolve(name) for name in layers)
         feeds = make_feeds(self.inputs, inputs)
         plan = self._plan(targets, feeds)
-        axes = channel_axes(self._graph)
         cut = list(batches(self.inputs, feeds))
-        trace = OnnxTrace(plan, cut, targets, [axes.get(name) for name in targets], self._resolve)
+        axes = [self._axes.get(name) for name in targets]
+        trace = OnnxTrace(plan, cut, targets, axes, self._resolve)
         try:
             yield trace
         finally:
@@ -122,15 +125,19 @@ class OnnxModel:
         return {**nodes, **own, **listed}
 
     def _learn(self, feeds: Feeds) -> None:
+        """Take from a run what shape inference could not tell, once."""
         with self._lock:
+            if self._learned:
+                return
             unknown = [
                 name for name in sorted(self._graph.variable & set(self._graph.producer))
                 if self._graph.types.get(name, Type(0, None)).shape is None
             ]  # fmt: skip
-            if self._learned or not unknown:
-                return
-            found = Forward(self._graph.source, (), unknown)(self._sample(feeds))
-            self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
+            if unknown:
+                found = Forward(self._graph.source, (), unknown)(self._sample(feeds))
+                self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
+                for derived in ("_axes", "_names", "inputs", "outputs", "_logits"):
+                    self.__dict__.pop(derived, None)
             self._learned = True
 
     def _sample(self, feeds: Feeds) -> Feeds:

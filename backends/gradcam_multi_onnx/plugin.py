@@ -47,7 +47,7 @@ def gradcam_multi_open(model: Any) -> "Model | None":
 
 @hookimpl
 def gradcam_multi_build(network: "DemoNetwork") -> Any:
-    """Build a described network as an onnx.ModelProto."""
+    """Build a described network as the bytes of an ONNX file."""
     _require()
     from gradcam_multi_onnx.demo import build
 

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from gradcam_multi.errors import InputError, ModelFileError
 from gradcam_multi_onnx.source import Providers, Source
 
 AnyArray = NDArray[Any]
-Session = ort.InferenceSession
+Session: TypeAlias = "ort.InferenceSession"
 _FATAL = 4
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _CUDA: Providers = (("CUDAExecutionProvider", {}),)
@@ -23,14 +23,16 @@ _CPU: Providers = (("CPUExecutionProvider", {}),)
 
 
 def make_session(
-    data: bytes, providers: Providers | None = None, folder: str = ""
-) -> ort.InferenceSession:
+    data: bytes, providers: Providers | None = None, folder: str = "", threads: int = 0
+) -> Session:
     """Return a session for a serialised model; `folder` is where its external data lies.
 
+    `threads` is 0 for as many as ONNX Runtime takes by itself.
     Raises ModelFileError where ONNX Runtime refuses the model.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
     if folder:
         options.add_session_config_entry(_FOLDER, folder)
     chosen = providers if providers is not None else default_providers()
@@ -43,7 +45,7 @@ def make_session(
 
 
 def run(
-    session: ort.InferenceSession, feeds: Mapping[str, AnyArray], names: Iterable[str]
+    session: Session, feeds: Mapping[str, AnyArray], names: Iterable[str]
 ) -> dict[str, AnyArray]:
     """Run a session and return the named outputs. Raises InputError where the run fails."""
     wanted = list(names)

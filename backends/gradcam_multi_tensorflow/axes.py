@@ -25,7 +25,7 @@ _LAST = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.MultiHeadAtt
 def stated_by_layer(operation: Any, rank: int) -> int | None:
     """Return the channel axis that a Keras layer states for its result, or None."""
     cell = getattr(operation, "cell", None)
-    holder = operation if hasattr(operation, "data_format") else cell
+    holder: Any = operation if hasattr(operation, "data_format") else cell
     if rank < 3:
         return None
     if isinstance(operation, _LAST):

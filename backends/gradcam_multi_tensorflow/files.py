@@ -50,13 +50,11 @@ def open_file(path: str) -> Model:
 def require_keras() -> ModuleType:
     """Import Keras on TensorFlow. Raises MissingExtraError or UnsupportedError without it."""
     try:
-        import tensorflow  # noqa: F401  # so that a missing TensorFlow is told from a missing Keras
-
         import keras
     except ImportError as error:
         raise MissingExtraError(
-            f"this is a Keras model, but TensorFlow cannot be imported ({_first_line(error)}); run: "
-            'pip install "gradcam_multi[tensorflow]"'
+            f"a Keras model was given, but TensorFlow cannot be imported ({_first_line(error)}); "
+            'run: pip install "gradcam_multi[tensorflow]"'
         ) from error
     if keras.backend.backend() != "tensorflow":
         raise UnsupportedError(
@@ -82,8 +80,8 @@ def _why(path: str, error: Exception) -> str:
         )
     if "No model config" in text or "No model found" in text:
         return (
-            f"{path!r} holds weights only; build the model, load them with model.load_weights(path) "
-            "and give that model"
+            f"{path!r} holds weights only; build the model, load them with "
+            "model.load_weights(path) and give that model"
         )
     return (
         f"{path!r} cannot be read as a Keras model ({_first_line(error)}); save it again with "
@@ -92,5 +90,6 @@ def _why(path: str, error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # Keras wraps what went wrong in the whole configuration, and says it last.
+    text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
     return f"{type(error).__name__}: {text[:160]}{'...' if len(text) > 160 else ''}"

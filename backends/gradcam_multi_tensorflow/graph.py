@@ -67,9 +67,7 @@ class Graph:
     ) -> None:
         self.graph = function.graph
         count = len(self.graph.inputs) - len(function.captured_inputs)
-        self.captures = list(
-            zip(function.captured_inputs, self.graph.inputs[count:], strict=True)
-        )
+        self.captures = list(zip(function.captured_inputs, self.graph.inputs[count:], strict=True))
         self.inputs, self.outputs = inputs, outputs
         self.logits: dict[str, tf.Tensor] = {}
         self.output_specs: tuple[TensorSpec, ...] = ()
@@ -164,8 +162,7 @@ class Graph:
             for op in operations
             if op.name in after
             for source in op.inputs
-            if source.op.name not in after
-            and (source.op.name in forward or source.name in entries)
+            if source.op.name not in after and (source.op.name in forward or source.name in entries)
         }
         needed |= {
             grad.name: grad

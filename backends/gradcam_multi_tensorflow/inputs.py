@@ -44,6 +44,11 @@ class Bound:
         """What a trace depends on: names, dtypes and shapes, but not the batch size."""
         return tuple((name, t.dtype, tuple(t.shape[1:])) for name, t in self.tensors.items())
 
+    @property
+    def batch(self) -> int:
+        """The batch size."""
+        return int(next(iter(self.tensors.values())).shape[0])
+
 
 def declared(model: Any) -> tuple[tuple[Slot, ...], Any] | None:
     """Return what a functional or built sequential model takes, and in which structure."""
@@ -83,7 +88,9 @@ def bind_free(model: Any, inputs: Inputs) -> Bound:
         bound = Bound(tensors, dict(tensors), keyword=_names_parameters(model, tensors))
     elif isinstance(inputs, tuple):
         tensors = {f"input_{n}": _free(f"input_{n}", value) for n, value in enumerate(inputs)}
-        bound = Bound(tensors, tuple(tensors.values()), spread=_takes_positional(model, len(inputs)))
+        bound = Bound(
+            tensors, tuple(tensors.values()), spread=_takes_positional(model, len(inputs))
+        )
     else:
         tensor = _free("input", inputs)
         bound = Bound({"input": tensor}, tensor)
@@ -108,7 +115,7 @@ def _by_name(slots: tuple[Slot, ...], inputs: Inputs) -> dict[Slot, Any]:
                 f"takes {', '.join(map(repr, names))}{hint}"
             )
         return {slot: inputs[slot.name] for slot in slots}
-    if len(slots) == 1 and not (isinstance(inputs, tuple) and len(inputs) == 1):
+    if len(slots) == 1 and not isinstance(inputs, tuple):
         return {slots[0]: inputs}
     if not isinstance(inputs, tuple | list) or len(inputs) != len(slots):
         given = f"{len(inputs)} inputs" if isinstance(inputs, tuple | list) else "one array"
@@ -123,8 +130,7 @@ def _fit(slot: Slot, value: Any) -> tf.Tensor:
     tensor = _tensor(slot.name, value)
     shape = tuple(tensor.shape)
     fits = len(shape) == len(slot.shape) and all(
-        want is None or want == have
-        for want, have in zip(slot.shape[1:], shape[1:], strict=True)
+        want is None or want == have for want, have in zip(slot.shape[1:], shape[1:], strict=True)
     )
     if not fits:
         raise InputError(

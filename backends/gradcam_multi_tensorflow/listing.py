@@ -88,7 +88,10 @@ class _Builder:
     def _label(self) -> dict[int, str]:
         self.counts: Counter[str] = Counter()
         order = _wiring_order(self.calls)
-        return {id(call): self._unique(call.path) for call in sorted(self.calls, key=lambda call: order[call])}
+        return {
+            id(call): self._unique(call.path)
+            for call in sorted(self.calls, key=lambda call: order[call])
+        }
 
     def _unique(self, path: str) -> str:
         self.counts[path] += 1
@@ -109,8 +112,8 @@ class _Builder:
                 first = call.inputs[0]
                 axis = axes.stated_by_layer(call.operation, first.shape.rank or 0)
                 ends += [(first, axis)] if axis is not None else []
-        for op, call in zip(self.operations, self.owner, strict=True):
-            if roles.of_types([op.type]) == "conv" and (not call or id(call) not in self.leaves):
+        for op, owner in zip(self.operations, self.owner, strict=True):
+            if roles.of_types([op.type]) == "conv" and id(owner) not in self.leaves:
                 axis = axes.stated_by_op(op, op.inputs[0].shape.rank or 0)
                 ends += [(op.inputs[0], axis)] if axis is not None else []
         known = {tensor.name for tensor in self.inputs}
@@ -176,9 +179,17 @@ class _Builder:
                     self.listing.aliases[name] = maker
             elif id(call) in self.leaves and tensor.op.name in self.dependent:
                 kind = type(call.operation).__name__
+                self._keep_axis(call, tensor)
                 self._add(name, kind, self._role(call), tensor, self.sources(tensor))
             elif len(makers := self.sources(tensor)) == 1:
                 self.listing.aliases[name] = makers[0]
+
+    def _keep_axis(self, call: Call, tensor: tf.Tensor) -> None:
+        """Give a layer's result its input's channel axis where its inside has lost that."""
+        for source in call.inputs:
+            axis = self.axis.get(source.name)
+            if axis is not None and source.shape.rank == tensor.shape.rank:
+                self.axis.setdefault(tensor.name, axis)
 
     def _role(self, call: Call) -> Role:
         role = roles.of_class(call.operation)

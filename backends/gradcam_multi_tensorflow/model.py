@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradcam_multi.errors import InputError, LayerNotReachedError, UnknownLayerError, suggest
+from gradcam_multi.errors import InputError, LayerNotReachedError, UnknownLayerError, UnsupportedError, suggest
 from gradcam_multi.spec import Inputs, Layer, TensorSpec
 from gradcam_multi_tensorflow.graph import Graph
 from gradcam_multi_tensorflow.inputs import Bound, bind_declared, bind_free, declared, describe
 from gradcam_multi_tensorflow.listing import Node
-from gradcam_multi_tensorflow.record import Call, Recorder, recording
+from gradcam_multi_tensorflow.record import Call, Recorder, parts, recording
 from gradcam_multi_tensorflow.trace import KerasTrace
 
 _GRAPHS = 8  # kept per model; only models that declare no input shapes ever need a second
@@ -95,17 +95,27 @@ class KerasModel:
 
     def _graph(self, bound: Bound) -> Graph:
         key = () if self._declared is not None else bound.key
+        fixed = (key, bound.batch)
         with self._lock:
-            graph = self._graphs.get(key)
+            graph = self._graphs.get(key) or self._graphs.get(fixed)
             if graph is None:
-                graph = self._graphs[key] = self._trace(bound)
+                try:
+                    graph = self._graphs[key] = self._trace(bound, None)
+                except InputError:
+                    # A call that reads the batch size in Python can be traced for that size only.
+                    if self._declared is not None:
+                        raise
+                    graph = self._graphs[fixed] = self._trace(bound, bound.batch)
                 if len(self._graphs) > _GRAPHS:
                     self._graphs.popitem(last=False)
-            self._graphs.move_to_end(key)
+            self._graphs.move_to_end(key if key in self._graphs else fixed)
             return graph
 
-    def _trace(self, bound: Bound) -> Graph:
-        specs = [self._spec(place, tensor) for place, tensor in enumerate(bound.tensors.values())]
+    def _trace(self, bound: Bound, batch: int | None) -> Graph:
+        specs = [
+            tf.TensorSpec((batch, *self._extents(place, tensor)), tensor.dtype)
+            for place, tensor in enumerate(bound.tensors.values())
+        ]
         kept: dict[str, Any] = {}
 
         def run(*tensors: tf.Tensor) -> Any:
@@ -114,9 +124,15 @@ class KerasModel:
             kept["result"] = self._call(bound, tensors)
             return kept["result"]
 
-        with recording() as recorder:
+        with recording(self._model) as recorder:
             try:
                 function = tf.function(run, autograph=False).get_concrete_function(*specs)
+            except tf.errors.OperatorNotAllowedInGraphError as error:
+                raise UnsupportedError(
+                    f"{self._title} decides in Python by the values of tensors, so that it has no "
+                    "graph to differentiate; write that part of its call with keras.ops.cond or "
+                    "keras.ops.where"
+                ) from error
             except Exception as error:  # whatever the user's model raises on what it was given
                 cause = " ".join(str(error).split())[:200]
                 raise InputError(
@@ -126,9 +142,9 @@ class KerasModel:
         outputs = _named_outputs(kept["result"], recorder)
         return Graph(function, recorder.calls, kept["inputs"], outputs)
 
-    def _spec(self, place: int, tensor: tf.Tensor) -> tf.TensorSpec:
+    def _extents(self, place: int, tensor: tf.Tensor) -> tuple[int | None, ...]:
         shape = tuple(tensor.shape) if self._declared is None else self._declared[0][place].shape
-        return tf.TensorSpec((None, *shape[1:]), tensor.dtype)
+        return shape[1:]
 
     def _call(self, bound: Bound, tensors: tuple[tf.Tensor, ...]) -> Any:
         places = {id(tensor): place for place, tensor in enumerate(bound.tensors.values())}
@@ -147,7 +163,7 @@ class KerasModel:
             return node
         known = [*graph.listing.nodes, *graph.listing.aliases]
         last = name.rpartition("/")[2].partition("#")[0]
-        if any(layer.name == last for layer in _parts(self._model)) and last not in known:
+        if any(layer.name == last for layer in parts(self._model)) and last not in known:
             raise LayerNotReachedError(
                 f"layer {name!r} is part of {self._title}, but did not run for these inputs; "
                 "choose a layer that runs"
@@ -159,13 +175,6 @@ class KerasModel:
 
 def _examples(known: list[str]) -> str:
     return f"; it has {len(known)}, the last ones {', '.join(map(repr, known[-4:]))}"
-
-
-def _parts(layer: Any) -> Iterator[Any]:
-    """Yield every layer below a layer; Keras tracks them in a list of each."""
-    for part in getattr(layer, "_layers", ()):
-        yield part
-        yield from _parts(part)
 
 
 def _named_outputs(result: Any, recorder: Recorder) -> dict[str, tf.Tensor]:

@@ -45,7 +45,6 @@ class Recorder:
     _graph: tf.Graph | None = None
     _current: Call | None = None
     _finished: int = 0
-    _losses: dict[int, tuple[Any, list[Any], set[Any]]] = field(default_factory=dict)
 
     def begin(self, graph: tf.Graph) -> None:
         """Start afresh; a trace that creates variables runs twice, and only the last one counts."""
@@ -54,7 +53,6 @@ class Recorder:
 
     def run(self, original: Callable[..., Any], operation: Any, args: Any, kwargs: Any) -> Any:
         """Call the operation and note what it read and made."""
-        self._keep_losses(operation)
         graph = self._graph
         # The body of a loop is another graph: what it makes is no tensor of this one.
         if graph is None or tf.compat.v1.get_default_graph() is not graph:
@@ -68,7 +66,12 @@ class Recorder:
             parent.composite = True
         self._current = call
         try:
-            result = original(operation, *args, **kwargs)
+            inner = getattr(operation, "call", None)
+            if isinstance(inner, tf.types.experimental.PolymorphicFunction):
+                # A call that is a tf.function of its own would hide its layers in another graph.
+                result = inner.python_function(*args, **kwargs)
+            else:
+                result = original(operation, *args, **kwargs)
         finally:
             self._current = parent
         call.end, call.finish = graph.version, self._finished
@@ -76,29 +79,24 @@ class Recorder:
         self._finished += 1
         return result
 
-    def _keep_losses(self, operation: Any) -> None:
-        # An activity regulariser would leave the trace's symbolic losses in the user's layers.
-        if id(operation) not in self._losses and hasattr(operation, "_loss_ids"):
-            kept = (operation, list(operation._losses), set(operation._loss_ids))
-            self._losses[id(operation)] = kept
-
-    def restore(self) -> None:
-        """Put back the losses that layers held before the trace."""
-        for operation, losses, ids in self._losses.values():
-            operation._losses[:] = losses
-            operation._loss_ids.clear()
-            operation._loss_ids.update(ids)
-        self._losses.clear()
-
 
 _ACTIVE: ContextVar[Recorder | None] = ContextVar("gradcam_multi_recorder", default=None)
 _PATCH = threading.RLock()
 
 
 @contextmanager
-def recording() -> Iterator[Recorder]:
-    """Record the Keras calls of this context; one recording at a time in a process."""
+def recording(model: Any) -> Iterator[Recorder]:
+    """Record the Keras calls of this context; one recording at a time in a process.
+
+    The losses that the model's layers hold from their last run are put back at the end: a trace
+    would leave symbolic ones, or none.
+    """
     recorder = Recorder()
+    losses = [
+        (layer, list(layer._losses), set(layer._loss_ids))
+        for layer in (model, *parts(model))
+        if hasattr(layer, "_loss_ids")
+    ]
     with _PATCH:
         original = keras.Operation.__call__
 
@@ -115,7 +113,17 @@ def recording() -> Iterator[Recorder]:
         finally:
             _ACTIVE.reset(token)
             keras.Operation.__call__ = original
-            recorder.restore()
+            for layer, kept, ids in losses:
+                layer._losses[:] = kept  # in place: assigning an attribute would track it
+                layer._loss_ids.clear()
+                layer._loss_ids.update(ids)
+
+
+def parts(layer: Any) -> Iterator[Any]:
+    """Yield every layer below a layer, at any depth."""
+    for part in getattr(layer, "_layers", ()):  # Keras' public lists go one level down only
+        yield part
+        yield from parts(part)
 
 
 def _tensors(structure: Any, graph: tf.Graph) -> tuple[tf.Tensor, ...]:

@@ -154,9 +154,7 @@ class KerasTrace:
         return self._inputs
 
     def _named(self, tensors: list[tf.Tensor]) -> dict[str, Array]:
-        return {
-            name: _float32(tensor) for name, tensor in zip(self._names, tensors, strict=True)
-        }
+        return {name: _float32(tensor) for name, tensor in zip(self._names, tensors, strict=True)}
 
 
 def _float32(tensor: tf.Tensor) -> Array:

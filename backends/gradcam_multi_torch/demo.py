@@ -23,7 +23,7 @@ def _part(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:
     return {
         "relu": nn.ReLU,
         "maxpool": lambda: nn.MaxPool2d(2),
-        "gap": lambda: GlobalAverage(),
+        "gap": GlobalAverage,
         "softmax": lambda: nn.Softmax(dim=1),
     }[layer.kind]()
 
@@ -32,12 +32,13 @@ def _weighted(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:
     weight = torch.tensor(network.weights[f"{layer.name}.weight"])
     bias = torch.tensor(network.weights[f"{layer.name}.bias"])
     outputs, inputs = weight.shape[:2]
-    part = nn.Conv2d(inputs, outputs, 3, padding=1) if weight.ndim == 4 else nn.Linear(inputs, outputs)
+    dense = layer.kind == "dense"
+    part = nn.Linear(inputs, outputs) if dense else nn.Conv2d(inputs, outputs, 3, padding=1)
     part.load_state_dict({"weight": weight, "bias": bias})
     return part
 
 
-class GlobalAverage(nn.Module):
+class GlobalAverage(nn.Module):  # type: ignore[misc]  # types are checked without torch
     """The mean over space, (N, C, H, W) to (N, C)."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:

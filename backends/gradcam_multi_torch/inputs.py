@@ -1,7 +1,6 @@
-"""Inputs as a module takes them, and the one line that is said where they do not fit."""
+"""Inputs as a module takes them."""
 
 import inspect
-import re
 from itertools import chain
 from typing import Any
 
@@ -14,18 +13,6 @@ from gradcam_multi.spec import Inputs, TensorSpec
 from gradcam_multi_torch import trees
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
-# How PyTorch words a tensor that does not fit a module. Its own words hold what was given and
-# what was expected; anything else that a model raises is the model's own business.
-MISFIT = re.compile(
-    r"expected input\[|to have \d+ (channels|elements)|cannot be multiplied|size mismatch"
-    r"|Expected \d+D|[Ee]xpected (more than|\d+D|input|a tensor|scalar type)|must match the size"
-    r"|[Kk]ernel size can't be greater|Output size is too small|is invalid for input of size"
-    r"|should be the same|must have the same dtype|normalized_shape|Sizes of tensors must match"
-    r"|must be equal|Given (groups|normalized)|shapes cannot|not implemented for '"
-    r"|running_mean should contain|Padding size should be less"
-)
-SIGNATURE = re.compile(r"forward\(\) (missing|takes|got)")
 
 
 def prepare(module: nn.Module, inputs: Inputs) -> Arguments:
@@ -101,8 +88,8 @@ def batch_size(arguments: Arguments) -> int:
 def describe(module: nn.Module, arguments: Arguments) -> tuple[TensorSpec, ...]:
     """Describe the tensors of a run; extents of a grid and the batch count as free."""
     args, kwargs = arguments
-    parameters = iter(_parameters(module))
-    named: dict[str, Any] = {next(parameters, str(n)): value for n, value in enumerate(args)}
+    names = iter(parameters(module))
+    named: dict[str, Any] = {next(names, str(n)): value for n, value in enumerate(args)}
     return tuple(
         TensorSpec(
             name=name,
@@ -114,17 +101,6 @@ def describe(module: nn.Module, arguments: Arguments) -> tuple[TensorSpec, ...]:
     )
 
 
-def misfit(error: Exception, arguments: Arguments, expected: tuple[TensorSpec, ...]) -> str | None:
-    """Word an error of a forward run as one line, or None where it is the model's own."""
-    words = " ".join(str(error).split())
-    if not (MISFIT.search(words) or (isinstance(error, TypeError) and SIGNATURE.search(words))):
-        return None
-    given = ", ".join(f"{tuple(t.shape)} {t.dtype}" for _, t in trees.tensors(arguments))
-    known = ", ".join(f"{s.name} {s.shape} {s.dtype}" for s in expected)
-    hint = f"earlier runs took {known}" if known else "give what the model takes, batch axis first"
-    return f"the model does not take inputs of {given.replace('torch.', '')}: {words}; {hint}"
-
-
 def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     device: torch.device | None = None
     for tensor in chain(module.parameters(), module.buffers()):
@@ -134,17 +110,19 @@ def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     return device or torch.device("cpu"), torch.get_default_dtype()
 
 
-def _parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+def parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+    """Return what a module's `forward` takes, by name."""
     return dict(inspect.signature(module.forward).parameters)
 
 
 def _takes(module: nn.Module, named: dict[Any, Any]) -> bool:
-    parameters = _parameters(module)
-    free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return all(isinstance(name, str) and (free or name in parameters) for name in named)
+    known = parameters(module)
+    free = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+    return all(isinstance(name, str) and (free or name in known) for name in named)
 
 
 def _free(tensor: torch.Tensor) -> tuple[int | None, ...]:
-    if tensor.ndim < 2 or not tensor.is_floating_point():
-        return (None,) * tensor.ndim
-    return (None, int(tensor.shape[1]), *(None,) * (tensor.ndim - 2))
+    free: list[int | None] = [None] * tensor.ndim
+    if tensor.ndim > 1 and tensor.is_floating_point():
+        free[1] = int(tensor.shape[1])
+    return tuple(free)

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradcam_multi.errors import GradcamError, InputError, UnsupportedError
+from gradcam_multi.errors import UnsupportedError
 from gradcam_multi.spec import Inputs, Layer, TensorSpec, Trace
 from gradcam_multi_torch.guard import evaluation
-from gradcam_multi_torch.inputs import Arguments, first_items, misfit, prepare, spread
+from gradcam_multi_torch.inputs import Arguments, batch_size, first_items, prepare, spread
 from gradcam_multi_torch.record import call, record
 from gradcam_multi_torch.recording import Recording
 from gradcam_multi_torch.trace import TorchTrace
 from gradcam_multi_torch.watch import Watch, watching
+from gradcam_multi_torch.wording import reword
 
 
 def open_module(model: Any) -> "TorchModel":
@@ -117,16 +118,24 @@ class TorchModel:
                 trace.release()
 
     def _record(self, arguments: Arguments) -> Recording:
-        # Two items rather than one: a batch of one is squeezed away by some models.
         with self._lock, torch.inference_mode(False), torch.no_grad(), evaluation(self.module):
-            few = first_items(arguments, 2)
             try:
-                recording = record(self.module, few)
-            except (RuntimeError, TypeError, ValueError) as error:
-                _reword(error, few, ())
-                raise
+                # Two items rather than one: a batch of one is squeezed away by some models.
+                recording = record(self.module, first_items(arguments, 2))
+            except Exception as error:
+                recording = self._record_all(arguments, error)
             self._recording = recording
             return recording
+
+    def _record_all(self, arguments: Arguments, error: Exception) -> Recording:
+        try:
+            if batch_size(arguments) <= 2:
+                raise error
+            return record(self.module, spread(arguments, 1))  # its batch size may be fixed
+        except (RuntimeError, TypeError, ValueError) as again:
+            if named := reword(again, self.module, arguments, ()):
+                raise named from again
+            raise
 
     def _forward(
         self,
@@ -144,11 +153,6 @@ class TorchModel:
             try:
                 return call(self.module, args, kwargs)
             except (RuntimeError, TypeError, ValueError) as error:
-                _reword(error, arguments, recording.inputs)
+                if named := reword(error, self.module, arguments, recording.inputs):
+                    raise named from error
                 raise
-
-
-def _reword(error: Exception, arguments: Arguments, expected: tuple[TensorSpec, ...]) -> None:
-    message = None if isinstance(error, GradcamError) else misfit(error, arguments, expected)
-    if message is not None:
-        raise InputError(message) from error

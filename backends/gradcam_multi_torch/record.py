@@ -22,6 +22,7 @@ from gradcam_multi_torch.recording import (
     Recording,
     Step,
     name_steps,
+    numbered,
 )
 from gradcam_multi_torch.roles import ACTIVATIONS, CUTS, function_name, role
 
@@ -111,13 +112,13 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         place = Place(frame.path, frame.call)
         if isinstance(output, torch.Tensor):
             return self._returned(frame, place, args, output)
-        for path, tensor in trees.floating(output):
+        for number, (path, tensor) in enumerate(trees.floating(output)):
             value = self.values.get(id(tensor))
             if value is not None and value.step is not None:
                 step = self.steps[value.step]
-                step.others.append(f"{frame.path}:{path}")
-                if frame.path not in step.others:
-                    step.others.append(frame.path)
+                step.others.append(f"{numbered(frame.path, frame.call)}:{path}")
+                if number == 0 and value.step >= frame.first:
+                    step.calls.append(place)
         return None
 
     def _returned(
@@ -129,16 +130,16 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
             known = self._operands(args)
             if known and output.is_floating_point():  # a module that Python cannot look into
                 self._add(kind, "other", place, output, known, known[0].channels)
-                self.steps[-1].calls.append(place)
+                self.steps[-1].returned(place)
             return None
         if value.step is not None and value.step >= frame.first:
-            self.steps[value.step].calls.append(place)
+            self.steps[value.step].returned(place)
             return None
         # Handed on unchanged (Identity, a dropout): a tensor of its own tells the two apart.
         with torch._C.DisableTorchFunction():
             output = output.view_as(output)
         self._add(kind, "identity", place, output, [value], value.channels)
-        self.steps[-1].calls.append(place)
+        self.steps[-1].returned(place)
         return output
 
     # Functions.
@@ -225,9 +226,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         self.values[id(tensor)] = _Value(tensor, len(self.steps), channels)
         shape = tuple(tensor.shape)
         free = (None, *shape[1:]) if shape and shape[0] == self.batch else shape
-        self.steps.append(
-            Step(kind, what, place, free, channels.axis, tuple(edges), in_place)
-        )
+        self.steps.append(Step(kind, what, place, free, channels.axis, tuple(edges), in_place))
 
     def finish(self, output: Any) -> Recording:
         chosen, names = name_steps(self.steps, self.calls)
@@ -264,7 +263,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
                     inputs=tuple(chosen[edge] for edge in step.inputs),
                     output=makers.get(number),
                 ),
-                step.calls[0] if step.calls else step.place,
+                step.caught or step.place,
                 step.in_place,
             )
             for number, (name, step) in enumerate(zip(chosen, self.steps, strict=True))

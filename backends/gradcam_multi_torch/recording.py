@@ -35,8 +35,14 @@ class Step:
     channel_axis: int | None
     inputs: tuple[int, ...]
     in_place: bool
-    calls: list[Place] = field(default_factory=list)  # modules that return the tensor, inner first
+    caught: Place | None = None  # the innermost module that returns the tensor and nothing else
+    calls: list[Place] = field(default_factory=list)  # all that return it, the innermost first
     others: list[str] = field(default_factory=list)
+
+    def returned(self, place: Place) -> None:
+        """Note a module that returns the tensor, bare."""
+        self.caught = self.caught or place
+        self.calls.append(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +121,10 @@ def name_steps(steps: Sequence[Step], calls: Counter[str]) -> tuple[list[str], d
             first = replace(step.place, index=0)
             repeats[base] += first not in seen
             seen.add(first)
-            called = _numbered(base, repeats[base])
+            called = numbered(base, repeats[base])
             called += f":{step.place.index}" if step.place.index else ""
         once = [place.module for place in step.calls if calls[place.module] == 1]
-        inner = [_numbered(place.module, place.call) for place in step.calls]
+        inner = [numbered(place.module, place.call) for place in step.calls]
         name = [*once, *inner, called][0]
         chosen.append(name)
         names[name] = number
@@ -138,5 +144,6 @@ def _function_base(step: Step, modules: Counter[str]) -> str:
     return base
 
 
-def _numbered(base: str, call: int) -> str:
+def numbered(base: str, call: int) -> str:
+    """Name the k-th call of a module or function; the first goes by the bare name."""
     return base if call == 1 else f"{base}#{call}"

@@ -1,11 +1,12 @@
 """Gradients that half precision does not swallow."""
 
 from collections.abc import Sequence
-from math import frexp
+from math import frexp, isfinite
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from gradcam_multi.spec import Array
 
@@ -16,7 +17,7 @@ START, FLOOR, STEP, TRIES = 8, 0, 8, 6
 
 
 def gradients(
-    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor]
+    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor | GradientEdge]
 ) -> list[Tensor | None]:
     """Multiply cotangents back to tensors; None for a tensor that no output depends on.
 
@@ -25,30 +26,30 @@ def gradients(
     """
     if not pairs:
         return [None] * len(captured)
-    half = any(t.dtype == torch.float16 for t in (*captured, *(logits for logits, _ in pairs)))
+    involved = [*captured, *(logits for logits, _ in pairs)]
+    half = any(isinstance(t, Tensor) and t.dtype == torch.float16 for t in involved)
     peak = max(float(np.max(np.abs(array), initial=0)) for _, array in pairs)
     if not half or not 0 < peak < float("inf"):
         return _backward(pairs, captured, 0)
     order = START - frexp(peak)[1]
     best: list[Tensor | None] | None = None
-    lowest = order - STEP * TRIES
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         found = _backward(pairs, captured, order)
         largest = max((float(g.abs().max()) for g in found if g is not None), default=0.0)
-        if not np.isfinite(largest):
+        if not isfinite(largest):
             if best is not None:
                 break
-            order = max(order - STEP, lowest)
+            order -= STEP
             continue
-        best = [None if g is None else g.float().ldexp(torch.tensor(-order)) for g in found]
-        if largest >= 2.0**FLOOR or largest == 0.0 and order > START + STEP:
+        best = [None if g is None else g.float() * 2.0**-order for g in found]
+        if largest >= 2.0**FLOOR or (largest == 0 and attempt > 1):
             break
         order += STEP
     return best if best is not None else _backward(pairs, captured, 0)
 
 
 def _backward(
-    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor], order: int
+    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor | GradientEdge], order: int
 ) -> list[Tensor | None]:
     seeds = [
         torch.from_numpy(np.ldexp(np.asarray(array, np.float32), order)).to(
@@ -57,7 +58,7 @@ def _backward(
         for logits, array in pairs
     ]
     # A caller's autocast is for the forward run: the way back takes the dtypes it recorded.
-    with torch.autocast(captured[0].device.type, enabled=False):
+    with torch.autocast(pairs[0][0].device.type, enabled=False):
         return list(
             torch.autograd.grad(
                 [logits for logits, _ in pairs],

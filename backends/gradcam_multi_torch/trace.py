@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from gradcam_multi.errors import (
     GradcamError,
@@ -22,6 +23,7 @@ from gradcam_multi_torch import trees
 from gradcam_multi_torch.recording import Operation, Output
 from gradcam_multi_torch.scaling import gradients
 from gradcam_multi_torch.watch import Watch
+from gradcam_multi_torch.wording import refused
 
 Forward = Callable[[int | None, Sequence[Watch]], Any]
 """Runs the model under watches, on its inputs or on its only item repeated so many times."""
@@ -39,6 +41,7 @@ class Capture:
     def __init__(self, operation: Operation, begun: list[bool]) -> None:
         self.operation = operation
         self.tensor: Tensor | None = None
+        self.source: Tensor | GradientEdge | None = None
         self._begun = begun
 
     def watch(self) -> Watch:
@@ -55,11 +58,20 @@ class Capture:
         inner = made.requires_grad and bool(self._begun)
         self._begun.append(True)
         torch.set_grad_enabled(True)
-        if self.operation.in_place and not made._is_view():
-            self.tensor = made.clone() if inner else made.detach().clone().requires_grad_()
-            return made.detach_().copy_(self.tensor) if not inner else made.copy_(self.tensor)
-        self.tensor = made if inner else made.detach().requires_grad_()
+        written = self.operation.in_place and not made._is_view()
+        if inner and written:
+            # Already in the graph under every name it has: its place there is enough.
+            self.tensor, self.source = made.detach().clone(), get_gradient_edge(made)
+            return made
+        if written:
+            self.tensor = self.source = made.detach().clone().requires_grad_()
+            return made.detach_().copy_(self.source)
+        self.tensor = self.source = made if inner else made.detach().requires_grad_()
         return self.tensor.clone()
+
+    def release(self) -> None:
+        """Let go of the tensor and of its place in the graph."""
+        self.tensor = self.source = None
 
 
 class Logits:
@@ -131,11 +143,15 @@ class TorchTrace:
         """Multiply cotangents of the logits back to the layers; raises LayerNotOnPathError."""
         logits = self._alive(self._logits)
         pairs = [(logits[name], array) for name, array in self._checked(cotangents, logits)]
-        with torch.inference_mode(False):
-            found = gradients(
-                [(tensor, array) for tensor, array in pairs if tensor.requires_grad],
-                [capture.tensor for capture in self._captures if capture.tensor is not None],
-            )
+        reached = [(tensor, array) for tensor, array in pairs if tensor.requires_grad]
+        sources = [capture.source for capture in self._captures if capture.source is not None]
+        try:
+            with torch.inference_mode(False):
+                found = gradients(reached, sources)
+        except RuntimeError as error:
+            if refusal := refused(error):
+                raise refusal from error
+            raise
         for capture, gradient in zip(self._captures, found, strict=True):
             if gradient is None:
                 raise LayerNotOnPathError(
@@ -177,7 +193,7 @@ class TorchTrace:
     def release(self) -> None:
         """Let go of every tensor and of the graph."""
         for capture in self._captures:
-            capture.tensor = None
+            capture.release()
         self._returned = self._logits = None
 
     def _run(

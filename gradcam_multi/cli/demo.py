@@ -136,7 +136,9 @@ def _draw(explainers: dict[NetworkName, Explainer], output: Path) -> None:
     for index, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(output / "scenes" / f"scene{index}.png")
         title = load_network("sound").classes[scene.label]
-        rows.append(picture_row(scene.image, [e[index] for e in explained.values()], title=title))
+        ranked = [explanation[index] for explanation in explained.values()]
+        prefixes = [f"{name}: " for name in explained]
+        rows.append(picture_row(scene.image, ranked, title=title, prefixes=prefixes))
     panel(rows[:4], height=192).save(output / "demo.png")
 
 

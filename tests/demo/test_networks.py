@@ -107,8 +107,11 @@ def _interpolation(source: int, target: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_fit_the_layers(name: NetworkName) -> None:
     network = load_network(name)
-    assert network.name == name and network.classes == CLASSES and network.layers == LAYERS
-    assert network.input_size == (SIDE, SIDE) and network.preprocess == "unit"
+    assert network.name == name
+    assert network.classes == CLASSES
+    assert network.layers == LAYERS
+    assert network.input_size == (SIDE, SIDE)
+    assert network.preprocess == "unit"
     channels, expected = 3, set()
     for layer in network.layers:
         assert layer.kind in get_args(LayerKind)
@@ -121,7 +124,8 @@ def test_weights_fit_the_layers(name: NetworkName) -> None:
     assert channels == len(CLASSES)
     assert set(network.weights) == expected
     for array in network.weights.values():
-        assert array.dtype == np.float32 and np.isfinite(array).all()
+        assert array.dtype == np.float32
+        assert np.isfinite(array).all()
 
 
 def test_names_of_layers_are_unique() -> None:

@@ -54,9 +54,12 @@ def test_any_part_of_a_series_can_be_drawn(marks: str) -> None:
 def test_shapes_and_types(plain: list[Scene]) -> None:
     assert len(CLASSES) == len(set(CLASSES)) >= 8
     for scene in plain:
-        assert scene.image.shape == (SIDE, SIDE, 3) and scene.image.dtype == np.uint8
-        assert scene.mask.shape == (SIDE, SIDE) and scene.mask.dtype == np.bool_
-        assert scene.mark is None and scene.mark_box is None
+        assert scene.image.shape == (SIDE, SIDE, 3)
+        assert scene.image.dtype == np.uint8
+        assert scene.mask.shape == (SIDE, SIDE)
+        assert scene.mask.dtype == np.bool_
+        assert scene.mark is None
+        assert scene.mark_box is None
 
 
 def test_classes_take_turns(plain: list[Scene]) -> None:
@@ -79,8 +82,10 @@ def test_the_background_does_not_depend_on_the_object() -> None:
 def test_object_is_wholly_visible_and_of_moderate_size(plain: list[Scene]) -> None:
     for scene in plain:
         rows, columns = np.nonzero(scene.mask)
-        assert rows.min() > 0 and columns.min() > 0
-        assert rows.max() < SIDE - 1 and columns.max() < SIDE - 1
+        assert rows.min() > 0
+        assert columns.min() > 0
+        assert rows.max() < SIDE - 1
+        assert columns.max() < SIDE - 1
         # 15 to 25 px of radius: from a small rocket, 3 % of the picture, to a large mug, 17 %.
         assert 0.03 < scene.mask.mean() < 0.2
 
@@ -114,7 +119,8 @@ def test_marks_say_their_number() -> None:
     for mark, found in badges.items():
         for index in range(6):
             scene = draw_scene(index, seed=(SEED, mark, index), mark=mark)
-            assert scene.mark == mark and scene.mark_box is not None
+            assert scene.mark == mark
+            assert scene.mark_box is not None
             left, top, right, bottom = scene.mark_box
             found.append(scene.image[top:bottom, left:right].astype(float))
     means = np.stack([np.mean(found[:3], axis=0) for found in badges.values()])
@@ -153,9 +159,12 @@ def test_shipped_scenes() -> None:
     scenes = load_examples()
     assert [scene.label for scene in scenes] == list(range(len(CLASSES)))
     for scene in scenes:
-        assert scene.image.shape == (SIDE, SIDE, 3) and scene.image.dtype == np.uint8
-        assert scene.mask.shape == (SIDE, SIDE) and 0.03 < scene.mask.mean() < 0.2
-        assert scene.mark == scene.label and scene.mark_box is not None
+        assert scene.image.shape == (SIDE, SIDE, 3)
+        assert scene.image.dtype == np.uint8
+        assert scene.mask.shape == (SIDE, SIDE)
+        assert 0.03 < scene.mask.mean() < 0.2
+        assert scene.mark == scene.label
+        assert scene.mark_box is not None
 
 
 def test_shipped_data_is_small() -> None:

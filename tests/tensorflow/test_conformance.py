@@ -21,7 +21,10 @@ class TestTensorFlow(AdapterConformance):
             [(layer.name, layer.trainable, id(layer)) for layer in model.layers],
             [(weight.path, weight.numpy().tolist()) for weight in model.weights],
             [len(layer._inbound_nodes) for layer in model.layers],
-            [getattr(getattr(layer, "activation", None), "__name__", None) for layer in model.layers],
+            [
+                getattr(getattr(layer, "activation", None), "__name__", None)
+                for layer in model.layers
+            ],
             keras.Operation.__call__,
             keras.config.floatx(),
         )
@@ -32,8 +35,12 @@ class TestTensorFlow(AdapterConformance):
         return {
             "frozen": Variant(frozen, 1e-6, "the same numbers in the same order"),
             "float16": Variant(self._in(network, "float16"), 1e-2, "11 bits of precision"),
-            "mixed_float16": Variant(self._in(network, "mixed_float16"), 1e-2, "11 bits of precision"),
-            "mixed_bfloat16": Variant(self._in(network, "mixed_bfloat16"), 6e-2, "8 bits of precision"),
+            "mixed_float16": Variant(
+                self._in(network, "mixed_float16"), 1e-2, "11 bits of precision"
+            ),
+            "mixed_bfloat16": Variant(
+                self._in(network, "mixed_bfloat16"), 6e-2, "8 bits of precision"
+            ),
         }
 
     def _in(self, network, policy):

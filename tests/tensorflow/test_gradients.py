@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from gradcam_multi_tensorflow.model import KerasModel
 
 # float32 roundings where graph and eager runs add up in another order (fused kernels).

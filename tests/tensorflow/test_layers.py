@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradcam_multi_tensorflow.model import KerasModel
 
 from gradcam_multi.errors import InputError, LayerNotReachedError, UnknownLayerError
 from gradcam_multi.layers import final_feature_map
-from gradcam_multi_tensorflow.model import KerasModel
 
 
 def layers_by_name(model: Any, inputs: Any = None) -> dict[str, Any]:
@@ -179,3 +179,23 @@ def test_tensorflow_operations_of_a_users_layer_are_listed() -> None:
     assert listed["raw/Conv2D"].role == "conv"
     assert listed["raw"].inputs == ("raw/Conv2D",)
     assert final_feature_map(list(listed.values())).name == "raw"
+
+
+def test_channel_axis_survives_a_normalisation_over_groups() -> None:
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, activation=keras.layers.ReLU(), name="conv")(inputs)
+    x = keras.layers.GroupNormalization(2, name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="gap")(x)
+    listed = KerasModel(keras.Model(inputs, keras.layers.Dense(2)(x))).layers()
+    assert {layer.name: layer.channel_axis for layer in listed}["norm"] == 3
+    assert final_feature_map(listed).name == "norm"
+
+
+def test_a_call_that_is_a_function_of_its_own_is_looked_into() -> None:
+    class Compiled(zoo.Subclassed):
+        @tf.function
+        def call(self, x: Any) -> Any:
+            return zoo.Subclassed.call(self, x)
+
+    listed = layers_by_name(Compiled(), np.ones((1, 16, 16, 3), np.float32))
+    assert final_feature_map(list(listed.values())).name == "block1"

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradcam_multi_tensorflow.model import KerasModel
+from gradcam_multi_tensorflow.plugin import gradcam_multi_open
 
 from gradcam_multi.errors import (
     GradcamError,
@@ -21,8 +23,6 @@ from gradcam_multi.errors import (
     TargetError,
     UnsupportedError,
 )
-from gradcam_multi_tensorflow.model import KerasModel
-from gradcam_multi_tensorflow.plugin import gradcam_multi_open
 
 
 def refused(kind: type[GradcamError], *words: str) -> Any:
@@ -93,7 +93,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = tmp_path / "lambda.keras"
     inputs = keras.Input((4,))
-    x = keras.layers.Lambda(lambda t, place=str(marker): (open(place, "w"), t)[1])(inputs)  # noqa: SIM115
+    x = keras.layers.Lambda(lambda t, place=str(marker): (open(place, "w"), t)[1])(inputs)
     model = keras.Model(inputs, x)
     model.save(path)
     marker.unlink(missing_ok=True)
@@ -254,7 +254,9 @@ def test_the_entry_point_imports_no_framework() -> None:
         "assert plugin.gradcam_multi_open('model.onnx') is None\n"
         "print(sorted({'tensorflow', 'keras', 'h5py'} & set(sys.modules)))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
@@ -268,6 +270,41 @@ def test_without_tensorflow_the_extra_is_named(tmp_path: Path) -> None:
         f"try:\n    gradcam_multi_open({str(path)!r})\n"
         "except Exception as error:\n    print(type(error).__name__, error)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.startswith("MissingExtraError")
     assert 'pip install "gradcam_multi[tensorflow]"' in result.stdout
+
+
+def test_a_call_that_reads_the_batch_size_is_traced_for_it() -> None:
+    class Flat(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = keras.layers.Conv2D(2, 3, name="conv")
+
+        def call(self, x: Any) -> Any:
+            return tf.reshape(self.conv(x), (int(x.shape[0]), -1))
+
+    opened = KerasModel(Flat())
+    for count in (2, 3, 2):
+        with opened.trace(np.ones((count, 8, 8, 3)), ["conv"]) as trace:
+            (output,) = trace.logits
+            (gradient,) = trace.vjp({output: np.ones((count, 72), np.float32)})
+            np.testing.assert_array_equal(gradient, np.ones((count, 2, 6, 6)))
+    assert len(opened._graphs) == 2
+
+
+def test_a_call_that_decides_by_values_is_refused() -> None:
+    class Deciding(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = keras.layers.Conv2D(2, 3, name="conv")
+
+        def call(self, x: Any) -> Any:
+            x = self.conv(x)
+            return x if tf.reduce_sum(x) > 0 else -x
+
+    opened = KerasModel(Deciding())
+    with refused(UnsupportedError, "keras.ops.cond"), opened.trace(np.ones((1, 8, 8, 3)), []):
+        pass

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradcam_multi_tensorflow.model import KerasModel
 
 from gradcam_multi.errors import InputError, UnknownLayerError
-from gradcam_multi_tensorflow.model import KerasModel
 
 X = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 COTANGENT = np.eye(10, dtype=np.float32)[[3, 7]]
@@ -44,7 +44,8 @@ def state(model: Any) -> Any:
         keras.config.image_data_format(),
         keras.config.is_traceback_filtering_enabled(),
         tf.config.functions_run_eagerly(),
-        tf.compat.v1.get_default_graph() if tf.compat.v1.get_default_graph().building_function
+        tf.compat.v1.get_default_graph()
+        if tf.compat.v1.get_default_graph().building_function
         else None,
     ]
 
@@ -193,16 +194,17 @@ def test_memory_and_functions_do_not_grow() -> None:
             trace.vjp({"predictions": COTANGENT})
             trace.replay("block3_out", trace.activations[0])
 
-    for _ in range(50):
+    for _ in range(200):
         call()
     gc.collect()
-    before, graphs = _resident(), _function_graphs()
+    before, graphs, objects = _resident(), _function_graphs(), len(gc.get_objects())
     for _ in range(300):
         call()
     gc.collect()
     assert _function_graphs() == graphs
-    # 300 kept batches of inputs alone would be 7 MB, of activations and residuals more.
-    assert _resident() - before < 3e6
+    assert len(gc.get_objects()) - objects < 100  # one kept per call would be 300
+    # 300 kept inputs, activations and gradients would be 12 MB; an allocator rounds up.
+    assert _resident() - before < 8e6
 
 
 def _function_graphs() -> int:
@@ -214,10 +216,6 @@ def _resident() -> int:
 
 
 def test_nothing_is_recorded_before_the_layer() -> None:
-    """The backward function is made of operations after the layer only."""
-    opened = KerasModel(zoo.small_resnet())
-    with opened.trace(X, ["block3_out"]):
-        pass
-    (graph,) = opened._graphs.values()
-    plan = graph.plan([graph.listing.find("block3_out")])
-    assert len(plan.backward["predictions"].slots) <= 1  # the extents that the average ran over
+    """All that is kept for the gradient are the extents over which the average ran."""
+    with KerasModel(zoo.small_resnet()).trace(X, ["block3_out"]) as trace:
+        assert 0 < sum(int(tf.size(kept)) for kept in trace._residuals) < 16

@@ -42,7 +42,10 @@ class TestTorch(AdapterConformance):
             ],
             [(name, buffer.tolist()) for name, buffer in model.named_buffers()],
             [
-                [dict(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+                [
+                    dict(getattr(module, kind))
+                    for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+                ]
                 for module in model.modules()
             ],
             torch.is_grad_enabled(),

@@ -8,6 +8,8 @@ from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.graph import Dim
 
+_ALL = 2**31 - 1  # what exporters write for "to the end"
+
 
 def _nothing_else(n: Site) -> Answers:
     return tuple(ZERO for _ in n.node.input[1:])
@@ -37,14 +39,9 @@ def _slice(n: Site, g: Value) -> Answers:
 
 
 def _unslice(n: Site, g: Value, axis: int, start: int, end: int, step: int) -> Value:
-    whole, part = n.x.shape[axis], g.shape[axis]
-    if step == 1 and start >= 0 and not isinstance(whole, int):
-        if start == 0 and part == whole:
-            return g
-        # Zeros behind: whatever is missing to the full extent, known at run time only.
-        have = n.b.vector([n.b.extent(g, axis)]) + n.b.integers([start])
-        missing = n.b.vector([n.b.extent(n.x, axis)]) - have
-        return n.b.pad(g, axis, start, missing, whole)
+    if step == 1 and start == 0 and end >= _ALL:
+        return g
+    # Shape inference hands a free extent on as if nothing had been cut, so it must be known.
     (extent,) = n.extents(n.x, [axis])
     if step > 0:
         places = np.arange(extent)[slice(start, end, step)]
