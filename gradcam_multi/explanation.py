@@ -184,7 +184,7 @@ class Explanation:
         if kind in (".png", ".jpg", ".jpeg"):
             self.to_pil(images, **options).save(path)
         elif kind == ".npz":
-            np.savez_compressed(path, **self._arrays())
+            np.savez_compressed(path, allow_pickle=False, **self._arrays())
         elif kind == ".json":
             path.write_text(json.dumps(self.records(), indent=2) + "\n", encoding="utf-8")
         else:
@@ -204,7 +204,7 @@ class Explanation:
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one JSON-ready record an item: target, score, status, map and its peak (row, column)."""
+        """Return one JSON-ready record an item; `peak` is the heatmap's (row, column)."""
         from gradcam_multi import __version__
 
         records = []

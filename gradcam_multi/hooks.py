@@ -20,7 +20,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def gradcam_multi_open(model: Any) -> Model | None:  # type: ignore[empty-body]
+def gradcam_multi_open(model: Any) -> Model | None:
     """Open a model object or file, or return None where it is somebody else's.
 
     Raises MissingExtraError where the adapter claims the model but its framework is absent, and

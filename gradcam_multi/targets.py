@@ -6,7 +6,7 @@ how the score changes with each. All the rest of a network is the adapter's vect
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,14 @@ class Target(Protocol):
 
     def resolve(self, logits: Vector, labels: Sequence[str] | None) -> "Target":
         """Settle what depends on the item: the top class, a class given by name."""
+        ...
 
     def score(self, logits: Vector, activation: Activation) -> tuple[float, Vector]:
         """Return the score of `(classes,)` logits and its derivative, `(classes,)`.
 
         `activation` is what the model itself applies to the logits, where that is known.
         """
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,23 @@ class _ClassTarget:
 
     index: int | str | None = None
 
-    def resolve(self, logits: Vector, labels: Sequence[str] | None) -> "_ClassTarget":
+    def resolve(self, logits: Vector, labels: Sequence[str] | None) -> Self:
         count = len(logits)
         if self.index is None:
             # argmax would choose a NaN; the map says "nonfinite" all the same.
             return type(self)(int(np.argmax(np.nan_to_num(logits, nan=-np.inf))))
-        if isinstance(self.index, str):
-            return type(self)(find_label(self.index, labels))._checked(count)
-        return self._checked(count)
-
-    def _checked(self, count: int) -> "_ClassTarget":
-        assert isinstance(self.index, int)
-        if not 0 <= self.index < count:
+        index = find_label(self.index, labels) if isinstance(self.index, str) else self.index
+        if not 0 <= index < count:
             raise UnknownClassError(
-                f"class {self.index} was asked for; the output has {count} "
+                f"class {index} was asked for; the output has {count} "
                 f"class{'es' if count > 1 else ''}: give an index from 0 to {count - 1}"
             )
-        return self
+        return type(self)(index)
+
+    def _settled(self) -> int:
+        if not isinstance(self.index, int):
+            raise TargetError(f"{self!r} has no score before it is resolved: call resolve first")
+        return self.index
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ class ClassScore(_ClassTarget):
 
     def score(self, logits: Vector, activation: Activation) -> tuple[float, Vector]:
         """Return the class's logit, and one where the class is and zero elsewhere."""
+        index = self._settled()
         derivative = np.zeros_like(logits)
-        derivative[self.index] = 1
-        return float(logits[self.index]), derivative
+        derivative[index] = 1
+        return float(logits[index]), derivative
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,10 @@ class Probability(_ClassTarget):
     def score(self, logits: Vector, activation: Activation) -> tuple[float, Vector]:
         """Return the class's probability and its derivative."""
         probabilities = probability(logits, activation)
-        p = probabilities[self.index]
+        index = self._settled()
+        p = probabilities[index]
         derivative = np.zeros_like(logits)
-        derivative[self.index] = p
+        derivative[index] = p
         if _is_softmax(logits, activation):
             return float(p), derivative - p * probabilities
         return float(p), derivative * (1 - p)

@@ -109,6 +109,10 @@ class Graph:
         version: int = self.opsets.get(domain_of(node.domain), 1)
         return version
 
+    def type(self, name: str) -> Type:
+        """Return what is known of a value; where nothing is, a floating type of unknown rank."""
+        return self.types.get(name, Type(TensorProto.FLOAT, None))
+
     @cached_property
     def variable(self) -> frozenset[str]:
         """Values that depend on the model's inputs, the inputs among them."""

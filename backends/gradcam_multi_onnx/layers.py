@@ -44,18 +44,17 @@ def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
             used = place == 0 or name in graph.readers or name in own
             if not name or not used or graph.constant(name):
                 continue
-            kind = graph.types.get(name)
-            if kind is not None and not kind.floating:
+            kind = graph.type(name)
+            if not kind.floating:
                 sources[name] = before
                 continue
             sources[name] = (name,)
-            shape = kind.public if kind is not None else None
             layers.append(
                 Layer(
                     name=name,
                     kind=kind_of(node),
                     role=ROLES.get(node.op_type, "other"),
-                    shape=shape,
+                    shape=kind.public,
                     channel_axis=channels.get(name),
                     inputs=before,
                     output=name if name in own else None,

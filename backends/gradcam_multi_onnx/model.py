@@ -50,8 +50,8 @@ class OnnxModel:
         """What it takes, initialisers left out."""
         specs = []
         for value in self._graph.inputs:
-            kind = self._graph.types.get(value.name)
-            if kind is None or kind.shape is None:
+            kind = self._graph.type(value.name)
+            if kind.shape is None:
                 raise ModelFileError(
                     f"input {value.name!r} of {self._graph.source.name} has no tensor shape; "
                     "export the model with one"
@@ -74,8 +74,9 @@ class OnnxModel:
         """What it returns, tensors of numbers only."""
         specs = []
         for value in self._graph.outputs:
-            kind = self._graph.types.get(value.name)
-            if kind is not None and kind.dtype and _dtype(kind.dtype).kind in _NUMBERS:
+            kind = self._graph.type(value.name)
+            tensor = value.type.WhichOneof("value") in (None, "tensor_type")
+            if tensor and kind.dtype and _dtype(kind.dtype).kind in _NUMBERS:
                 activation = logits_of(self._graph, value.name)[1]
                 specs.append(replace(_spec(value.name, kind), activation=activation))
         return tuple(specs)
@@ -131,7 +132,7 @@ class OnnxModel:
                 return
             unknown = [
                 name for name in sorted(self._graph.variable & set(self._graph.producer))
-                if self._graph.types.get(name, Type(0, None)).shape is None
+                if self._graph.type(name).shape is None
             ]  # fmt: skip
             if unknown:
                 found = Forward(self._graph.source, (), unknown)(self._sample(feeds))

@@ -29,14 +29,14 @@ class Tail:
         nodes = [_widened_node(node) for node in graph.between(results, fixed)]
         read = {name for node in nodes for name in reads(node)} | set(results)
         self.boundary = tuple(sorted((read & fixed) - {given}))
-        inputs = [_value(name, graph.types[name].widened) for name in (given, *self.boundary)]
-        outputs = [_value(name, graph.types[name].widened) for name in results if name != given]
+        inputs = [_value(name, graph.type(name).widened) for name in (given, *self.boundary)]
+        outputs = [_value(name, graph.type(name).widened) for name in results if name != given]
         tensors = [_widened_tensor(t) for t in graph.tensors(read & graph.weights)]
         body = onnx.helper.make_graph(nodes, "tail", inputs, outputs, tensors)
         self._session = make_session(
             graph.model(body).SerializeToString(), graph.source.providers, graph.source.folder
         )
-        self._dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[given].widened.dtype)
+        self._dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.type(given).widened.dtype)
 
     def __call__(
         self, value: NDArray[Any], boundary: Mapping[str, NDArray[Any]]

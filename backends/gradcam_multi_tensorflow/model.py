@@ -11,7 +11,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradcam_multi.errors import InputError, LayerNotReachedError, UnknownLayerError, UnsupportedError, suggest
+from gradcam_multi.errors import (
+    InputError,
+    LayerNotReachedError,
+    UnknownLayerError,
+    UnsupportedError,
+    suggest,
+)
 from gradcam_multi.spec import Inputs, Layer, TensorSpec
 from gradcam_multi_tensorflow.graph import Graph
 from gradcam_multi_tensorflow.inputs import Bound, bind_declared, bind_free, declared, describe

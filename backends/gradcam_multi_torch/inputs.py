@@ -51,27 +51,26 @@ def prepare(module: nn.Module, inputs: Inputs) -> Arguments:
 
 
 def first_items(arguments: Arguments, count: int) -> Arguments:
-    """Cut a batch down to its first items; tensors of another leading extent stay whole."""
+    """Copy the first items of a batch; tensors of another leading extent stay whole."""
     batch = batch_size(arguments)
 
     def change(leaf: Any) -> Any:
-        batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == batch
-        return leaf[:count].clone() if batched and batch > count else leaf
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return (leaf[:count] if leaf.ndim and leaf.shape[0] == batch else leaf).clone()
 
     args, kwargs = trees.convert(arguments, change)
     return args, kwargs
 
 
 def spread(arguments: Arguments, count: int) -> Arguments:
-    """Repeat a batch of one `count` times, without copying; other batches are only copied."""
-    single = batch_size(arguments) == 1
+    """Repeat a batch of one `count` times; leave any other batch as it is."""
+    if batch_size(arguments) != 1 or count == 1:
+        return arguments
 
     def change(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        if single and leaf.ndim and leaf.shape[0] == 1:
-            leaf = leaf.expand(count, *leaf.shape[1:])
-        return leaf.clone()
+        single = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1
+        return leaf.expand(count, *leaf.shape[1:]).clone() if single else leaf
 
     args, kwargs = trees.convert(arguments, change)
     return args, kwargs

@@ -95,19 +95,23 @@ class TorchModel:
             recording = self._record(arguments)
         operations = [recording.find(name) for name in layers]
 
+        fresh = [arguments]
+
         def start(grad_outside: bool) -> TorchTrace:
             def forward(count: int | None, watches: Sequence[Watch]) -> Any:
-                # The model may write into its inputs: they stay as they are for another run.
-                copies = spread(arguments, count or 1)
-                return self._forward(copies, watches, recording, grad_outside)
+                # The model may write into its inputs, so that each run needs its own copy.
+                with torch.inference_mode(False):
+                    given = fresh.pop() if fresh else prepare(self.module, inputs)
+                    given = spread(given, count) if count else given
+                return self._forward(given, watches, recording, grad_outside)
 
             return TorchTrace(forward, operations, recording.outputs)
 
         with evaluation(self.module):
             trace = start(self._grad_outside)
             try:
-                expected = any(recording.reaches(operation) for operation in operations)
-                if expected and not trace.connected and not self._grad_outside:
+                off = not trace.connected and not self._grad_outside
+                if off and any(map(recording.reaches, operations)):
                     # The model switches the gradient off around the layer and, on leaving, back
                     # to what was outside: so it must be on outside.
                     trace.release()
@@ -131,7 +135,8 @@ class TorchModel:
         try:
             if batch_size(arguments) <= 2:
                 raise error
-            return record(self.module, spread(arguments, 1))  # its batch size may be fixed
+            # Its batch size may be fixed.
+            return record(self.module, first_items(arguments, batch_size(arguments)))
         except (RuntimeError, TypeError, ValueError) as again:
             if named := reword(again, self.module, arguments, ()):
                 raise named from again

@@ -63,9 +63,9 @@ def raw_maps(
     return out.astype(np.float32, copy=False).reshape(len(out), *grid), tuple(status)
 
 
-def _is_flat(low: Array, high: Array) -> Array:
+def _is_flat(low: Array, high: Array) -> NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):
-        flat: Array = high - low <= _FLAT * np.maximum(np.abs(low), np.abs(high))
+        flat: NDArray[np.bool_] = high - low <= _FLAT * np.maximum(np.abs(low), np.abs(high))
     return flat
 
 

@@ -20,22 +20,27 @@ COMMANDS = {
 
 class Commands(click.Group):
     """A group that imports a command only when it is called, and never shows a traceback for a
-    user's error: one line on stderr, exit code 2."""
+    user's error: one line on stderr, exit code 2.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, without importing them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command."""
         if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"gradcam_multi.cli.{name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Describe the commands, without importing them."""
         with formatter.section("Commands"):  # from the table: --help imports no command
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what is the user's error into one line."""
         try:
             return super().invoke(ctx)
         except GradcamError as error:

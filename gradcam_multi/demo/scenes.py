@@ -201,3 +201,9 @@ def _draw_mark(canvas: Image.Image, mark: int, box: Box) -> None:
         if mark >> bit & 1:
             x = left + 2 + 3 * bit
             fill(x, top + 3, x + 2, bottom - 3, (20, 20, 25))
+
+
+def as_inputs(scenes: Sequence[Scene]) -> NDArray[np.float32]:
+    """Return scenes as (N, 3, H, W) float32 in [0, 1]: the preprocessing `unit`."""
+    images = np.stack([scene.image for scene in scenes])
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / np.float32(255)

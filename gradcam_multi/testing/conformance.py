@@ -48,7 +48,8 @@ SPATIAL = ("conv1", "relu1", "pool1", "conv2", "relu2")
 @dataclass(frozen=True)
 class Variant:
     """A model in another state, the caller's mode around the call, and what it may cost in
-    accuracy, relative to the map's largest value, with the reason."""
+    accuracy, relative to the map's largest value, with the reason.
+    """
 
     model: Any
     tolerance: float
@@ -167,12 +168,12 @@ class AdapterConformance:
     ) -> tuple[Any, Any]:
         reference = Reference(network, inputs)
         p = reference.tensors["probabilities"]
-        classes = (
-            reference.logits.argmax(1) if target is None else [getattr(target, "index", target)] * 4
-        )
+        classes = reference.logits.argmax(1)
+        if target is not None:
+            classes[:] = getattr(target, "index", target)
         cotangent = np.eye(5)[classes]
         if isinstance(target, Probability):
-            cotangent = p[:, [target.index]] * (cotangent - p)
+            cotangent = p[:, classes[:1]] * (cotangent - p)
         gradients = reference.vjp(cotangent, "relu2").astype(np.float32)
         activations = reference.tensors["relu2"].astype(np.float32)
         return raw_maps(activations, gradients, METHODS[method])

@@ -1,13 +1,14 @@
 """Slow, obvious NumPy forward and backward of a described network, in float64."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.demo.networks import DemoLayer, DemoNetwork
 
-Vector = NDArray[np.float64]
+Vector = NDArray[np.floating[Any]]
 
 
 def probe_network(
@@ -81,13 +82,14 @@ class Reference:
         if layer.kind == "relu":
             return np.maximum(x, 0)
         if layer.kind == "maxpool":
-            return _windows(x).max((3, 5))
+            return np.asarray(_windows(x).max((3, 5)))
         if layer.kind == "gap":
-            return x.mean((2, 3))
+            return np.asarray(x.mean((2, 3)))
         if layer.kind == "dense":
             return x @ self.weights[f"{layer.name}.weight"].T + self.weights[f"{layer.name}.bias"]
         exponential = np.exp(x - x.max(1, keepdims=True))
-        return exponential / exponential.sum(1, keepdims=True)
+        softmax: Vector = exponential / exponential.sum(1, keepdims=True)
+        return softmax
 
     @property
     def logits(self) -> Vector:
@@ -113,7 +115,7 @@ class Reference:
             windows = _windows(x).transpose(0, 1, 2, 4, 3, 5)  # (N, C, H/2, W/2, 2, 2)
             flat = windows.reshape(*windows.shape[:4], 4)
             first = np.arange(4) == flat.argmax(-1)[..., None]  # of equal ones the first wins
-            pulled = (first * g[..., None]).reshape(windows.shape)
+            pulled: Vector = (first * g[..., None]).reshape(windows.shape)
             return pulled.transpose(0, 1, 2, 4, 3, 5).reshape(x.shape)
         if layer.kind == "gap":
             return np.broadcast_to(g[:, :, None, None] / (x.shape[2] * x.shape[3]), x.shape)

@@ -4,17 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from gradcam_multi_onnx.autodiff.rules import REGISTRY
+from gradcam_multi_onnx.autodiff.walk import differentiate
+from gradcam_multi_onnx.graph import Graph
+from gradcam_multi_onnx.session import make_session
+from gradcam_multi_onnx.source import open_source
 
-onnx = pytest.importorskip("onnx", reason="the ONNX extra is not installed")
-pytest.importorskip("onnxruntime", reason="the ONNX extra is not installed")
-
-from gradcam_multi.errors import ModelFileError  # noqa: E402
-from gradcam_multi_onnx.autodiff.rules import REGISTRY  # noqa: E402
-from gradcam_multi_onnx.autodiff.walk import differentiate  # noqa: E402
-from gradcam_multi_onnx.graph import Graph  # noqa: E402
-from gradcam_multi_onnx.session import make_session  # noqa: E402
-from gradcam_multi_onnx.source import open_source  # noqa: E402
+from gradcam_multi.errors import ModelFileError
 
 helper = onnx.helper
 
@@ -110,7 +108,8 @@ def convolution() -> list[Case]:
     grouped, depthwise = random(6, 2, 3, 2, seed=6), random(8, 1, 3, 3, seed=7)
     cases = [
         case("Conv", IMAGE, WEIGHT), case("Conv", IMAGE, WEIGHT, bias, wrt=(0, 2)),
-        case("Conv", IMAGE, WEIGHT, pads=[1, 1, 1, 1]), case("Conv", IMAGE, WEIGHT, pads=[0, 0, 2, 2]),
+        case("Conv", IMAGE, WEIGHT, pads=[1, 1, 1, 1]),
+        case("Conv", IMAGE, WEIGHT, pads=[0, 0, 2, 2]),
         case("Conv", IMAGE, WEIGHT, pads=[2, 0, 0, 1], strides=[2, 3]),
         case("Conv", IMAGE, WEIGHT, pads=[0, 0, 1, 1], strides=[2, 2]),
         case("Conv", IMAGE, WEIGHT, pads=[4, 3, 3, 3]),  # wider than the kernel reaches
@@ -122,11 +121,13 @@ def convolution() -> list[Case]:
         case("Conv", IMAGE, depthwise, group=4, pads=[1, 1, 1, 1]),
         case("Conv", IMAGE, depthwise[:4], group=4, pads=[1, 1, 1, 1]),
         case("Conv", IMAGE, depthwise[:4], group=4, strides=[2, 2]),
-        case("Conv", IMAGE, random(5, 4, 1, 1)), case("Conv", IMAGE, random(5, 4, 1, 1), strides=[2, 2]),
+        case("Conv", IMAGE, random(5, 4, 1, 1)),
+        case("Conv", IMAGE, random(5, 4, 1, 1), strides=[2, 2]),
         case("Conv", line, random(3, 4, 3, seed=8), pads=[0, 2]),
         case("Conv", line, random(3, 4, 4, seed=8), strides=[2], auto_pad="SAME_LOWER"),
         case("Conv", volume, random(3, 2, 3, 2, 3, seed=9), pads=[1, 0, 1, 0, 1, 1]),
-        case("Conv", volume, random(3, 2, 3, 2, 3, seed=9), strides=[2, 1, 2], pads=[1, 0, 1, 0, 1, 1]),
+        case("Conv", volume, random(3, 2, 3, 2, 3, seed=9), strides=[2, 1, 2], pads=[1, 0, 1,
+             0, 1, 1]),
     ]  # fmt: skip
     for automatic in ("SAME_UPPER", "SAME_LOWER", "VALID"):
         cases += [
@@ -142,7 +143,8 @@ def convolution() -> list[Case]:
         case("ConvTranspose", small, up, strides=[2, 2], output_padding=[1, 1], pads=[1, 1, 1, 0]),
         case("ConvTranspose", small, up, strides=[2, 2], dilations=[2, 1]),
         case("ConvTranspose", small, up, strides=[2, 2], output_shape=[6, 8]),
-        case("ConvTranspose", small, up, strides=[2, 2], output_shape=[5, 7], auto_pad="SAME_UPPER"),
+        case("ConvTranspose", small, up, strides=[2, 2], output_shape=[5, 7],
+             auto_pad="SAME_UPPER"),
         case("ConvTranspose", small, up, strides=[2, 2], auto_pad="SAME_LOWER"),
         case("ConvTranspose", small, up, strides=[2, 2], auto_pad="SAME_UPPER"),
         case("ConvTranspose", small, random(4, 3, 2, 2, seed=3), group=2, strides=[2, 2]),
@@ -255,7 +257,8 @@ def shape() -> list[Case]:
         case("Flatten", IMAGE, opset=7), case("Squeeze", X[:1, :, :1], fixed=True),
         case("Squeeze", X[:1, :, :1], ints(0)), case("Squeeze", X[:1, :, :1], opset=11, axes=[2]),
         case("Unsqueeze", X, ints(0, 2)), case("Unsqueeze", X, opset=7, axes=[1]),
-        case("Transpose", X), case("Transpose", X, perm=[1, 2, 0]), case("Transpose", X, perm=[0, 2, 1]),
+        case("Transpose", X),
+        case("Transpose", X, perm=[1, 2, 0]), case("Transpose", X, perm=[0, 2, 1]),
         case("Expand", X[:, :1], ints(2, 3, 4)), case("Expand", X[0, 0], ints(5, 1, 4), opset=8),
         case("Concat", *parts, wrt=(0, 1, 2), axis=1), case("Concat", *parts, wrt=(1,), axis=-2),
         case("Concat", *parts, wrt=(0, 2), axis=1, opset=7),
@@ -264,7 +267,8 @@ def shape() -> list[Case]:
         case("Split", X, opset=7, outputs=2, axis=2, split=[3, 1], used=(0, 1)),
         case("Split", X, opset=11, outputs=2, used=(1,), fixed=True),
         case("Split", random(2, 5), outputs=2, axis=1, num_outputs=2, used=(1,)),
-        case("DepthToSpace", IMAGE, blocksize=2), case("DepthToSpace", IMAGE, blocksize=2, mode="CRD"),
+        case("DepthToSpace", IMAGE, blocksize=2),
+        case("DepthToSpace", IMAGE, blocksize=2, mode="CRD"),
         case("SpaceToDepth", random(2, 3, 4, 6), blocksize=2),
     ]  # fmt: skip
 
@@ -280,11 +284,13 @@ def indexing() -> list[Case]:
         case("Slice", X, ints(3), ints(0), ints(2), ints(-1)),
         case("Slice", X, opset=7, starts=[1, 0], ends=[2, 3], axes=[0, 2], fixed=True),
         case("Gather", X, ints(2, 0), axis=1), case("Gather", X, ints(1, -1, 1, 0), axis=2),
-        case("Gather", X, np.array(-1), axis=1), case("Gather", X, np.array([[0, 1], [1, 1]]), fixed=True),
+        case("Gather", X, np.array(-1), axis=1),
+        case("Gather", X, np.array([[0, 1], [1, 1]]), fixed=True),
         case("Gather", X, np.array([[0, 2]]), axis=2, opset=7),
         case("Pad", X, ints(0, 1, 0, 0, 2, 3)), case("Pad", X, ints(0, -1, 0, 0, 0, -2)),
         case("Pad", X, ints(0, -1, 0, 0, 2, 0), np.array(0.5)),
-        case("Pad", X, ints(1, 2), None, ints(-1)), case("Pad", X, opset=7, pads=[0, 1, 0, 0, 0, 1]),
+        case("Pad", X, ints(1, 2), None, ints(-1)),
+        case("Pad", X, opset=7, pads=[0, 1, 0, 0, 0, 1]),
         case("Pad", X, ints(0, 1, 2, 0, 2, 1), mode="reflect"),
         case("Pad", X, ints(0, 1, 2, 0, 2, 1), mode="edge"),
         case("Pad", X, ints(0, 1, 2, 0, 2, 1), mode="wrap", opset=19),
@@ -296,7 +302,8 @@ def indexing() -> list[Case]:
     cases += [
         case("Upsample", image, opset=7, scales=[1.0, 1.0, 2.0, 3.0], mode="nearest"),
         case("Upsample", image, double, opset=9, mode="linear"),
-        case("Resize", image, double, opset=10), case("Resize", image, odd, opset=10, mode="linear"),
+        case("Resize", image, double, opset=10),
+        case("Resize", image, odd, opset=10, mode="linear"),
         case("Resize", image, None, odd),
         case("Resize", image, empty, double, opset=11),
         case("Resize", image, None, None, ints(1, 2, 7, 3), mode="linear"),
@@ -390,10 +397,8 @@ def runner(case: Case, *, free: bool = False) -> Runner:
         made.run(made.feeds, made.names)
         made.gradients([np.zeros_like(a) for a in made.run(made.feeds, made.names)])
         return made
-    except ModelFileError as error:
-        assert "NOT_IMPLEMENTED" in str(error) or "not implemented" in str(error).lower() or (
-            "type" in str(error).lower()
-        ), error  # fmt: skip
+    except ModelFileError:
+        # Whatever else was wrong with the model is wrong with its float32 form too.
         return Runner(case, np.float32, free=free)
 
 

@@ -5,8 +5,7 @@ import pytest
 from closeness import assert_close
 
 from gradcam_multi import METHODS, Explainer
-from gradcam_multi.demo import load_examples, load_network
-from gradcam_multi.demo.measure import as_inputs
+from gradcam_multi.demo import as_inputs, load_examples, load_network
 from gradcam_multi.plugins import installed
 from gradcam_multi.testing import Reference
 

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from gradcam_multi_onnx.autodiff.registry import FreeExtent
+from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
 from gradcam_multi_onnx.graph import Dim, Shape, Type
 
 OPSET = 18  # of what is written: the first in which every reduction takes its axes as an input
@@ -93,7 +93,8 @@ class Builder:
 
         Half precision is widened: gradients are computed in float32.
         """
-        assert kind.shape is not None  # ranks are known before differentiation starts
+        if kind.shape is None:
+            raise Refusal(f"the rank of {name!r} is not known")
         return Value(self, name, kind.widened.dtype, kind.shape)
 
     def extents_from(self, value: Value) -> None:

@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from gradcam_multi_onnx.autodiff.builder import Builder, Value
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
-from gradcam_multi_onnx.graph import Graph, Type
+from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.session import make_session, run
 
 
@@ -52,10 +52,7 @@ class Site:
         return self._value(self.node.output[place])
 
     def _value(self, name: str) -> Value:
-        kind = self.graph.types.get(name, Type(0, None))
-        if kind.shape is None:
-            self.refuse(f"the rank of {name!r} is not known")
-        return self.b.source(name, kind)
+        return self.b.source(name, self.graph.type(name))
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute, strings as text, or the default."""

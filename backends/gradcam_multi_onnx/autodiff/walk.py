@@ -47,7 +47,7 @@ def differentiate(
     """
     registry = registry or rules.REGISTRY
     builder = Builder(frozenset(graph.producer) | set(graph.types))
-    seed = Value(builder, builder.fresh("cotangent"), *_typed(builder, graph, output))
+    seed = _seed(graph, builder, output)
     builder.extents_from(seed)
     path = graph.dependents(targets) & graph.ancestors([output])
     arrived: dict[str, list[Value]] = {output: [seed]}
@@ -82,9 +82,12 @@ def differentiate(
     return _finish(graph, builder, seed, gradients)
 
 
-def _typed(builder: Builder, graph: Graph, name: str) -> tuple[int, tuple[int | str, ...]]:
-    value = builder.source(name, graph.types[name])
-    return value.dtype, value.shape
+def _seed(graph: Graph, builder: Builder, output: str) -> Value:
+    try:
+        like = builder.source(output, graph.type(output))
+    except Refusal as error:
+        raise UnsupportedError(f"cannot differentiate {output!r}: {error}") from error
+    return Value(builder, builder.fresh("cotangent"), like.dtype, like.shape)
 
 
 def _total(contributions: list[Value]) -> Value | None:
@@ -108,7 +111,7 @@ def _apply(
     if not entry.several and any(g is not None for g in cotangents[1:]):
         raise Refusal("the score depends on more than its first result")
     wanted = frozenset(
-        i for i, name in enumerate(node.input) if name in path and graph.types[name].floating
+        i for i, name in enumerate(node.input) if name in path and graph.type(name).floating
     )
     if not wanted:
         return []
@@ -130,7 +133,7 @@ def _whitelist(entry: Entry, node: NodeProto) -> None:
 
 def _refused(graph: Graph, node: NodeProto, error: Refusal, output: str) -> UnsupportedError:
     # Everything behind this node has been differentiated by now, so its own result is in reach.
-    results = [name for name in node.output if name in graph.types and graph.types[name].floating]
+    results = [name for name in node.output if name and graph.type(name).floating]
     later = (
         f"the nearest later layer in reach of {output!r} is {results[0]!r}"
         if results
@@ -154,7 +157,7 @@ def _finish(graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Va
         numpy_helper.from_array(as_float(array), name)
         for name, array in graph.arrays(constants).items()
     ]
-    sources = [builder.source(name, graph.types[name]) for name in read]
+    sources = [builder.source(name, graph.type(name)) for name in read]
     inputs = [
         onnx.helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in (seed, *sources)
     ]

@@ -1,0 +1,548 @@
+"""Opening, listing, running and explaining ONNX models: what is particular to this adapter."""
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from gradcam_multi_onnx import check, plugin
+from gradcam_multi_onnx.autodiff.registry import REGISTRY, Entry
+from onnx import TensorProto, helper, numpy_helper
+
+from gradcam_multi.errors import (
+    InputError,
+    LayerNotOnPathError,
+    MissingExtraError,
+    ModelFileError,
+    UnknownLayerError,
+    UnsupportedError,
+)
+
+node = helper.make_node
+RANDOM = np.random.default_rng(0)
+CONV = RANDOM.normal(size=(4, 3, 3, 3)).astype(np.float32)
+DENSE = RANDOM.normal(size=(5, 4)).astype(np.float32)
+X = RANDOM.normal(size=(4, 3, 8, 8)).astype(np.float32)
+
+
+def model(
+    nodes: list[onnx.NodeProto] | None = None,
+    weights: dict[str, np.ndarray] | None = None,
+    *,
+    inputs: dict[str, tuple[Any, ...]] | None = None,
+    outputs: tuple[str, ...] = ("y",),
+    opset: int = 18,
+    dtype: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    """A convolution, ReLU, pooling and dense classifier, or other nodes."""
+    made = nodes or [
+        node("Conv", ["x", "w"], ["c"], "conv_node", pads=[1, 1, 1, 1]),
+        node("Relu", ["c"], ["a"]),
+        node("GlobalAveragePool", ["a"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "d"], ["y"], transB=1),
+    ]
+    stored = {"w": CONV, "d": DENSE} if weights is None else weights
+    values = [
+        helper.make_tensor_value_info(name, dtype, shape)
+        for name, shape in (inputs or {"x": ("N", 3, 8, 8)}).items()
+    ]
+    results = [onnx.ValueInfoProto(name=name) for name in outputs]
+    tensors = [numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = helper.make_graph(made, "model", values, results, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def opened(*args: Any, **kwargs: Any) -> Any:
+    return plugin.gradcam_multi_open(model(*args, **kwargs))
+
+
+def expected(x: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+    """The gradient of the default model at its ReLU: the classifier's rows over the grid."""
+    rows = cotangent @ DENSE / 64
+    return np.broadcast_to(rows[:, :, None, None], (len(x), 4, 8, 8))
+
+
+# -- claiming and opening -----------------------------------------------------------------------
+
+
+def test_what_is_claimed(tmp_path: Path) -> None:
+    proto = model()
+    data = proto.SerializeToString()
+    path = tmp_path / "m.ONNX"
+    path.write_bytes(data)
+    providers = ["CPUExecutionProvider"]
+    given = [
+        proto, data, bytearray(data), path, str(path),
+        onnxruntime.InferenceSession(str(path), providers=providers),
+        onnxruntime.InferenceSession(data, providers=providers),
+    ]  # fmt: skip
+    cotangent = np.eye(5, dtype=np.float32)[:4]
+    for each in given:
+        with plugin.gradcam_multi_open(each).trace(X, ["a"]) as trace:
+            (gradient,) = trace.vjp({"y": cotangent})
+            # One matrix product and a division, in float32.
+            np.testing.assert_allclose(gradient, expected(X, cotangent), rtol=0, atol=1e-7)
+    for other in (object(), "model.pt", Path("model.keras"), 3, None, np.zeros(3)):
+        assert plugin.gradcam_multi_open(other) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"this is a text file, and no model", "is not an ONNX model"),
+        (b"", "holds no graph"),
+        (None, "does not exist"),
+        (model().SerializeToString()[:-40], "is not an ONNX model"),
+    ],
+    ids=["text", "empty", "absent", "truncated"],
+)
+def test_files_that_are_no_models(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "x.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=words) as raised:
+        plugin.gradcam_multi_open(str(path))
+    assert "\n" not in str(raised.value)
+    assert "x.onnx" in str(raised.value)
+
+
+def test_a_folder_and_damaged_graphs(tmp_path: Path) -> None:
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    with pytest.raises(ModelFileError, match="is a folder"):
+        plugin.gradcam_multi_open(folder)
+    with pytest.raises(ModelFileError, match="reads 'absent', which nothing makes"):
+        opened([node("Relu", ["absent"], ["y"])])
+    loop = [node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"]), node("Neg", ["a"], ["y"])]
+    with pytest.raises(ModelFileError, match="is damaged"):
+        opened(loop)
+
+
+def test_a_model_that_onnx_runtime_refuses() -> None:
+    with pytest.raises(ModelFileError, match="ONNX Runtime refuses the model") as raised:
+        with opened([node("Nonsense", ["x"], ["y"])]).trace(X, ["y"]):
+            pass
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "gradcam_multi\[onnx\]"'):
+        plugin.gradcam_multi_open("model.onnx")
+
+
+def test_the_plugin_imports_no_framework_before_it_claims() -> None:
+    code = (
+        "import sys; from gradcam_multi_onnx import plugin; "
+        "assert plugin.gradcam_multi_open('model.pt') is None; "
+        "assert not {'onnx', 'onnxruntime', 'torch', 'tensorflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_nothing_is_written_to_the_console(capfd: pytest.CaptureFixture[str]) -> None:
+    with opened().trace(X, ["a"]) as trace:
+        trace.vjp({"y": np.ones((4, 5), np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_proto_changed_after_opening_does_not_matter() -> None:
+    proto = model()
+    one = plugin.gradcam_multi_open(proto)
+    before = proto.SerializeToString()
+    with one.trace(X, ["a"]) as trace:
+        logits = trace.logits["y"]
+    assert proto.SerializeToString() == before
+    proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
+    with one.trace(X, ["c"]) as trace:
+        np.testing.assert_array_equal(trace.logits["y"], logits)
+
+
+def test_a_file_changed_after_opening_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model().SerializeToString())
+    one = plugin.gradcam_multi_open(path)
+    path.write_bytes(model(weights={"w": CONV * 2, "d": DENSE}).SerializeToString() + b"\0\0")
+    with pytest.raises(ModelFileError, match="has changed since it was opened"):
+        with one.trace(X, ["a"]):
+            pass
+
+
+def test_external_data(tmp_path: Path) -> None:
+    # The convolution's output weighs on the gradient at the input, so the weights must arrive.
+    path = tmp_path / "m.onnx"
+    onnx.save_model(
+        model(), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    cotangent = np.eye(5, dtype=np.float32)[:4]
+    found = []
+    for given in (path, model()):
+        with plugin.gradcam_multi_open(given).trace(X, ["x"]) as trace:
+            found.append(trace.vjp({"y": cotangent})[0])
+    np.testing.assert_array_equal(*found)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelFileError):
+        with plugin.gradcam_multi_open(path).trace(X, ["x"]):
+            pass
+
+
+# -- inputs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [X, (X,), {"x": X}, X.astype(np.float64), X.tolist()])
+def test_forms_of_one_input(given: Any) -> None:
+    with opened().trace(given, ["a"]) as trace:
+        assert trace.logits["y"].shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (X[0], r"takes float32 \(any, 3, 8, 8\), got \(3, 8, 8\); add the batch axis"),
+        (X.transpose(0, 2, 3, 1), r"got \(4, 8, 8, 3\); axis 1 must be 3"),
+        ({"z": X}, "no input is called 'z'"),
+        ({}, "input 'x' is missing"),
+        ((X, X), "2 inputs were given"),
+        (np.array(["text"]), "give numbers"),
+        (X[:0], "at least one item"),
+        (object(), "give numbers"),
+    ],
+)
+def test_inputs_that_do_not_fit(given: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        with opened().trace(given, ["a"]):
+            pass
+    assert "\n" not in str(raised.value)
+
+
+def test_several_inputs_and_unequal_counts() -> None:
+    two = opened(
+        [node("Mul", ["x", "s"], ["m"]), node("GlobalAveragePool", ["m"], ["y"])],
+        {}, inputs={"x": ("N", 3, 8, 8), "s": ("N", 1, 1, 1)},
+    )  # fmt: skip
+    s = np.array([1, 2, 3, 4], np.float32).reshape(4, 1, 1, 1)
+    for given in ((X, s), {"s": s, "x": X}):
+        with two.trace(given, ["m"]) as trace:
+            np.testing.assert_array_equal(trace.activations[0], X * s)
+    with pytest.raises(InputError, match="x 4, s 3"):
+        with two.trace((X, s[:3]), ["m"]):
+            pass
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_fixed_batch_size_is_filled_and_cut(size: int) -> None:
+    """4 items in batches of 3 leave one, whose batch is filled by repetition."""
+    fixed = opened(inputs={"x": (size, 3, 8, 8)})
+    cotangent = RANDOM.normal(size=(4, 5)).astype(np.float32)
+    with opened().trace(X, ["a"]) as trace:
+        logits, activation = trace.logits["y"], trace.activations[0]
+    with fixed.trace(X, ["a"]) as trace:
+        # Other batch sizes may take other kernels: a few roundings of values of about 1.
+        np.testing.assert_allclose(trace.logits["y"], logits, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(trace.activations[0], activation, rtol=0, atol=1e-5)
+        (gradient,) = trace.vjp({"y": cotangent})
+        np.testing.assert_allclose(gradient, expected(X, cotangent), rtol=0, atol=1e-6)
+        again = trace.replay("a", trace.activations[0])["y"]
+        np.testing.assert_allclose(again, logits, rtol=0, atol=2e-6)
+
+
+# -- layers -------------------------------------------------------------------------------------
+
+
+def test_layers_are_listed_with_roles_and_edges() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Dropout", ["c"], ["dropped", "mask"]),
+        node("Shape", ["dropped"], ["s"]),
+        node("Reshape", ["dropped", "s"], ["r"]),
+        node("Constant", [], ["two"], value_float=2.0),
+        node("Mul", ["r", "two"], ["m"]),
+        node("Split", ["m"], ["one", "other"], axis=1, num_outputs=2),
+        node("GlobalAveragePool", ["other"], ["p"]),
+        node("Softmax", ["p"], ["y"], axis=1),
+    ]
+    layers = opened(nodes, outputs=("y", "one")).layers()
+    listed = {layer.name: layer for layer in layers}
+    assert [*listed] == ["c", "dropped", "r", "m", "one", "other", "p", "y"]
+    assert [layer.role for layer in layers] == [
+        "conv", "identity", "other", "other", "other", "other", "pool", "other",
+    ]  # fmt: skip
+    assert listed["r"].inputs == ("dropped",)  # through the shape, too
+    assert listed["m"].inputs == ("r",)
+    assert (listed["y"].output, listed["one"].output, listed["p"].output) == ("y", "one", None)
+    assert listed["other"].shape == (None, 2, 8, 8)
+    assert listed["c"].kind == "Conv"
+    assert all(layer.channel_axis == 1 for layer in layers)
+
+
+def test_channels_are_followed_through_transposes() -> None:
+    """What Keras exports: pictures with channels last around convolutions with channels first."""
+    nodes = [
+        node("Sub", ["x", "mean"], ["centred"]),
+        node("Transpose", ["centred"], ["first"], perm=[0, 3, 1, 2]),
+        node("Conv", ["first", "w"], ["c"]),
+        node("Transpose", ["c"], ["last"], perm=[0, 2, 3, 1]),
+        node("Relu", ["last"], ["a"]),
+        node("ReduceMean", ["a", "axes"], ["p"], keepdims=0),
+        node("MatMul", ["p", "d"], ["y"]),
+    ]
+    weights = {
+        "w": CONV, "d": DENSE.T.copy(), "axes": np.array([1, 2]), "mean": np.ones(3, np.float32),
+    }  # fmt: skip
+    keras = opened(nodes, weights, inputs={"x": ("N", 8, 8, 3)})
+    assert keras.inputs[0].layout == "channels_last"
+    axes = {layer.name: layer.channel_axis for layer in keras.layers()}
+    assert axes == {"centred": 3, "first": 1, "c": 1, "last": 3, "a": 3, "p": None, "y": None}
+    cotangent = np.eye(5, dtype=np.float32)[:4]
+    with keras.trace(X.transpose(0, 2, 3, 1), ["a", "c"]) as trace:
+        last, first = trace.activations
+        assert last.shape == first.shape == (4, 4, 6, 6)
+        np.testing.assert_array_equal(last, np.maximum(first, 0))
+        g, behind = trace.vjp({"y": cotangent})
+        np.testing.assert_array_equal(behind, g * (first > 0))
+        replayed = trace.replay("a", np.zeros_like(last))["y"]
+        np.testing.assert_array_equal(replayed, np.zeros((4, 5)))
+
+
+def test_tokens_have_their_channels_last() -> None:
+    nodes = [
+        node("LayerNormalization", ["x", "scale"], ["n"], axis=-1),
+        node("MatMul", ["n", "d"], ["m"]),
+        node("ReduceMean", ["m", "axes"], ["y"], keepdims=0),
+    ]
+    weights = {
+        "scale": np.ones(8, np.float32),
+        "d": np.ones((8, 5), np.float32),
+        "axes": np.array([1]),
+    }
+    layers = opened(nodes, weights, inputs={"x": ("N", 9, 8)}).layers()
+    assert [layer.channel_axis for layer in layers] == [2, 2, None]
+
+
+def test_a_layer_goes_by_its_nodes_name_too() -> None:
+    with opened().trace(X, ["conv_node", "c"]) as trace:
+        np.testing.assert_array_equal(*trace.activations)
+    with pytest.raises(UnknownLayerError, match="no layer 'conv_nod'; did you mean 'conv_node'"):
+        with opened().trace(X, ["conv_nod"]):
+            pass
+
+
+def test_a_layer_in_a_dead_branch_is_not_on_the_path() -> None:
+    nodes = [*model().graph.node, node("Neg", ["a"], ["dead"])]
+    with opened(nodes).trace(X, ["dead"]) as trace:
+        np.testing.assert_array_equal(trace.activations[0] <= 0, True)
+        with pytest.raises(LayerNotOnPathError, match=r"'y' does not depend on .*'dead'"):
+            trace.vjp({"y": np.ones((4, 5), np.float32)})
+
+
+def test_types_that_inference_cannot_tell_are_learned_from_the_run() -> None:
+    """The target of the Reshape comes from an input's values; its rank shows only in a run."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Unique", ["x"], ["u"]),
+        node("Shape", ["c"], ["s"]),
+        node("Compress", ["s", "all"], ["kept"], axis=0),
+        node("Reshape", ["c", "kept"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["y"]),
+    ]
+    weights = {"w": CONV, "all": np.ones(4, bool)}
+    learned = opened(nodes, weights)
+    assert {layer.name: layer.shape for layer in learned.layers()}["r"] is None
+    cotangent = np.ones((4, 4, 1, 1), np.float32)
+    with learned.trace(X, ["c"]) as trace:
+        (gradient,) = trace.vjp({"y": cotangent})
+    np.testing.assert_array_equal(gradient, np.full((4, 4, 8, 8), np.float32(1 / 64)))
+    assert {layer.name: layer.channel_axis for layer in learned.layers(X)}["r"] == 1
+
+
+# -- outputs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [("Softmax", "softmax"), ("LogSoftmax", "softmax"), ("Sigmoid", "sigmoid")],
+)
+def test_a_final_activation_is_stepped_behind(ending: str, kind: str) -> None:
+    nodes = [
+        *model().graph.node,
+        node(ending, ["y"], ["s"]),
+        node("Identity", ["s"], ["i"]),
+        node("Reshape", ["i", "shape"], ["z"]),
+    ]
+    weights = {"w": CONV, "d": DENSE, "shape": np.array([0, 5, 1])}
+    ends = opened(nodes, weights, outputs=("z",))
+    assert ends.outputs[0].activation == kind
+    with opened().trace(X, ["a"]) as trace:
+        plain = trace.logits["y"]
+    cotangent = RANDOM.normal(size=(4, 5)).astype(np.float32)
+    with ends.trace(X, ["a"]) as trace:
+        assert trace.outputs["z"].shape == trace.logits["z"].shape == (4, 5, 1)
+        np.testing.assert_array_equal(trace.logits["z"][..., 0], plain)
+        (gradient,) = trace.vjp({"z": cotangent[..., None]})
+    np.testing.assert_allclose(gradient, expected(X, cotangent), rtol=0, atol=1e-7)
+
+
+def test_several_outputs_are_explained_apart_or_together() -> None:
+    nodes = [
+        *model().graph.node,
+        node("Neg", ["f"], ["aux"]),
+        node("ArgMax", ["y"], ["label"], axis=1),
+    ]
+    several = opened(nodes, outputs=("y", "aux", "label"))
+    assert [spec.name for spec in several.outputs] == ["y", "aux", "label"]
+    c, d = np.ones((4, 5), np.float32), np.ones((4, 4), np.float32)
+    with several.trace(X, ["a"]) as trace:
+        assert trace.outputs["label"].dtype == np.float32
+        (one,), (other,) = trace.vjp({"y": c}), trace.vjp({"aux": d})
+        np.testing.assert_array_equal(trace.vjp({"y": c, "aux": d})[0], one + other)
+        np.testing.assert_array_equal(other, np.full((4, 4, 8, 8), np.float32(-1 / 64)))
+        with pytest.raises(LayerNotOnPathError, match="'label' does not depend on"):
+            trace.vjp({"label": np.ones((4, 1), np.float32)})
+        with pytest.raises(InputError, match="no output is called 'z'"):
+            trace.vjp({"z": c})
+        with pytest.raises(InputError, match=r"must have shape \(4, 5\), got \(4, 4\)"):
+            trace.vjp({"y": d})
+
+
+def test_a_part_that_cannot_be_differentiated_is_named_when_it_is_needed() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("CumSum", ["c", "one"], ["sum"], "summing"),
+        node("Relu", ["sum"], ["a"]),
+        node("GlobalAveragePool", ["a"], ["y"]),
+    ]
+    partly = opened(nodes, {"w": CONV, "one": np.array(1)})
+    cotangent = np.ones((4, 4, 1, 1), np.float32)
+    with partly.trace(X, ["c"]) as trace:
+        assert trace.activations[0].shape == (4, 4, 6, 6)
+        with pytest.raises(
+            UnsupportedError, match=r"CumSum 'summing'.*in reach of 'y' is 'sum'"
+        ) as e:
+            trace.vjp({"y": cotangent})
+        assert "\n" not in str(e.value)
+    with partly.trace(X, ["sum"]) as trace:
+        trace.vjp({"y": cotangent})
+
+
+# -- the graph ----------------------------------------------------------------------------------
+
+
+def test_weights_that_nodes_compute() -> None:
+    """Weights made by ConstantOfShape and arithmetic are constants like stored ones."""
+    value = helper.make_tensor("v", TensorProto.FLOAT, [1], [0.5])
+    stored = numpy_helper.from_array(DENSE, "stored")
+    nodes = [
+        node("ConstantOfShape", ["shape"], ["half"], value=value),
+        node("Constant", [], ["d"], value=stored),
+        node("Mul", ["half", "d"], ["weight"]),
+        node("Conv", ["x", "w"], ["c"]),
+        node("GlobalAveragePool", ["c"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "weight"], ["y"], transB=1),
+    ]
+    computed = opened(nodes, {"w": CONV, "shape": np.array([5, 4])})
+    assert [layer.name for layer in computed.layers()] == ["c", "p", "f", "y"]
+    with computed.trace(X, ["c"]) as trace:
+        (gradient,) = trace.vjp({"y": np.eye(5, dtype=np.float32)[:4]})
+    rows = DENSE[:4] * 0.5 / 36
+    np.testing.assert_allclose(gradient[:, :, 0, 0], rows, rtol=0, atol=1e-7)
+
+
+def test_free_sizes_that_a_rule_must_know_are_taken_from_the_inputs() -> None:
+    """A resampling's matrix needs sizes; each size of picture gets a gradient graph of its own."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Resize", ["c", "", "scales"], ["up"], mode="linear"),
+        node("Mul", ["up", "up"], ["sq"]),
+        node("GlobalAveragePool", ["sq"], ["y"]),
+    ]
+    weights = {"w": CONV, "scales": np.array([1, 1, 2, 2], np.float32)}
+    free = opened(nodes, weights, inputs={"x": ("N", 3, "H", "W")})
+    for size in (8, 11, 8):
+        x = RANDOM.normal(size=(2, 3, size, size + 1)).astype(np.float32)
+        with free.trace(x, ["c"]) as trace:
+            a, c = trace.activations[0], np.ones((2, 4, 1, 1), np.float32)
+            (gradient,) = trace.vjp({"y": c})
+            # The score is quadratic in the activation, so one half of <g, a> is its value.
+            assert float((gradient * a).sum()) / 2 == pytest.approx(
+                float(trace.logits["y"].sum()), rel=1e-5
+            )
+
+
+def test_replay_needs_what_runs_beside_the_layer() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Tanh", ["c"], ["skip"]),
+        node("Relu", ["c"], ["a"]),
+        node("Add", ["a", "skip"], ["sum"]),
+        node("GlobalAveragePool", ["sum"], ["y"]),
+    ]
+    beside = opened(nodes, {"w": CONV}, outputs=("y", "skip"))
+    with beside.trace(X, ["a"]) as trace:
+        zero = trace.replay("a", np.zeros((4, 4, 8, 8), np.float32))
+        np.testing.assert_allclose(
+            zero["y"][..., 0, 0], trace.outputs["skip"].mean((2, 3)), rtol=0, atol=1e-6
+        )
+        np.testing.assert_array_equal(zero["skip"], trace.outputs["skip"])
+        with pytest.raises(InputError, match="must have shape"):
+            trace.replay("a", np.zeros((4, 4, 8, 7), np.float32))
+        with pytest.raises(InputError, match="is not traced"):
+            trace.replay("c", trace.activations[0])
+
+
+def test_a_wrong_rule_is_caught_before_it_is_used() -> None:
+    """The gradient of the pooling is made half as large as it is."""
+    right = REGISTRY.find("", "GlobalAveragePool", 18)
+    assert right is not None
+    assert right.rule is not None
+    rule = right.rule
+    wrong = Entry("GlobalAveragePool", rule=lambda n, g: [answer * 0.5 for answer in rule(n, g)])
+    entries = REGISTRY._entries["", "GlobalAveragePool"]
+    REGISTRY.add(wrong)
+    try:
+        with pytest.raises(UnsupportedError, match="differs from finite differences"):
+            with opened().trace(X, ["a"]):
+                pass
+    finally:
+        entries.remove(wrong)
+    with opened().trace(X, ["a"]):
+        pass
+
+
+def test_the_check_runs_once_and_waits_for_finite_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    run = check.check_plan
+
+    def counting(*args: Any) -> bool:
+        calls.append(run(*args))
+        return calls[-1]
+
+    monkeypatch.setattr("gradcam_multi_onnx.model.check_plan", counting)
+    one = opened()
+    for x in (X * np.nan, X, X):
+        with one.trace(x, ["a"]):
+            pass
+    assert calls == [False, True]
+
+
+def test_a_closed_trace_says_so() -> None:
+    with opened().trace(X, ["a"]) as trace:
+        pass
+    with pytest.raises(RuntimeError, match="the trace is closed"):
+        _ = trace.logits
+
+
+def test_models_do_not_outlive_their_use() -> None:
+    """Many layers of one model do not pile up sessions: only the last few plans are kept."""
+    one = opened()
+    for name in ("c", "a", "p", "f", "y", "x"):
+        with one.trace(X, [name]):
+            pass
+    gc.collect()
+    assert len(one._plans) <= 4

@@ -1,0 +1,68 @@
+"""The README's code runs as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import keras
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from gradcam_multi.cli import main
+from gradcam_multi.demo import load_examples, load_network
+from gradcam_multi.plugins import installed
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The files that the README speaks of."""
+    network = load_network("sound")
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
+        Image.fromarray(load_examples()[0].image).save(tmp_path / name)
+    (tmp_path / "model.onnx").write_bytes(installed().build(network, "onnx"))
+    model = installed().build(network, "tensorflow")
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "classes.txt").write_text("\n".join(network.classes))
+    monkeypatch.chdir(tmp_path)
+    keras.backend.clear_session()
+    return tmp_path
+
+
+def test_python_blocks_run(folder):
+    code = blocks("python")
+    assert len(code) == 5
+    names = {"module": installed().build(load_network("sound"), "torch")}
+    for block in code:
+        exec(compile(block, "README.md", "exec"), names)
+    assert (folder / "where.png").exists()
+    assert names["explanation"].method == "layercam"
+
+
+def test_commands_run(folder):
+    commands = [line for block in blocks("console") for line in block.splitlines()]
+    explained = [line for line in commands if line.startswith("gradcam ")]
+    assert len(explained) == 3
+    for line in explained:
+        line = line.replace("block4_conv3", "conv4").replace("tabby", "0")
+        words = [
+            str(path)
+            for word in shlex.split(line)[1:]
+            for path in (sorted(folder.glob(word)) if "*" in word else [word])
+        ]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_the_two_commands_are_those_of_ci():
+    assert 'python -m pip install ".[onnx]" && gradcam demo' in README
+    assert "python -m pip install tox && tox" in README
+    ci = (Path(__file__).parents[2] / ".ci" / "run").read_text()
+    assert "python -m pip install tox\ntox " in ci
