@@ -48,16 +48,18 @@ def test_gradients_equal_those_of_the_torch_weights() -> None:
     one = gradcam_multi_open(MODELS / "squeezenet1_1.onnx")
     with one.trace(pictures(), [LAYER, "data_0"]) as trace:
         gradients = trace.vjp({"softmaxout_1": cotangent()})
-        # 26 convolutions in float32, summed in another order. On the way down to the picture,
-        # single masks of ReLUs and maxima within rounding of a tie may differ.
-        for found, wanted, tolerance in (
-            (trace.logits["softmaxout_1"][:, :, 0, 0], logits, 2e-5),
-            (trace.activations[0], a, 2e-5),
-            (gradients[0], at_map, 2e-5),
-            (gradients[1], at_picture, 1e-3),
+        # 26 convolutions in float32, summed in another order.
+        for found, wanted in (
+            (trace.logits["softmaxout_1"][:, :, 0, 0], logits),
+            (trace.activations[0], a),
+            (gradients[0], at_map),
         ):
             values = wanted.detach().numpy()
-            np.testing.assert_allclose(found, values, rtol=0, atol=tolerance * np.abs(values).max())
+            np.testing.assert_allclose(found, values, rtol=0, atol=2e-5 * np.abs(values).max())
+        # Down to the picture, some masks of ReLUs and maxima within rounding of a tie differ, and
+        # with each the entries that it feeds: few, so the norm tells (1e-3 was measured).
+        off = np.linalg.norm(gradients[1] - at_picture.numpy()) / np.linalg.norm(at_picture)
+        assert off < 1e-2
 
 
 def test_float16_gradients_neither_underflow_nor_lose_precision() -> None:
