@@ -1,7 +1,7 @@
 """One run that writes down every operation: its name, what it reads, what it makes."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import get_ident
 from typing import Any
 
@@ -66,7 +66,9 @@ class _Frame:
     path: str
     call: int
     first: int  # steps before it was entered
-    functions: Counter[str] = field(default_factory=Counter)
+    modes: int  # function modes that were active then
+    after: tuple[str, int] | None = None  # the child that was left last
+    functions: Counter[str] = field(default_factory=Counter)  # since then
 
 
 @dataclass(slots=True)
@@ -99,7 +101,8 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
             return
         path = self.paths[module]
         self.calls[path] += 1
-        self.frames.append(_Frame(module, path, self.calls[path], len(self.steps)))
+        modes = torch._C._len_torch_function_stack()
+        self.frames.append(_Frame(module, path, self.calls[path], len(self.steps), modes))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         if get_ident() != self.thread:
@@ -109,6 +112,10 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
             frame = self.frames.pop()
         if not self.frames:
             return None
+        outer = self.frames[-1]
+        # A mode that the model has entered meanwhile must not be left in the wrong order.
+        if outer.modes == torch._C._len_torch_function_stack():
+            outer.after, outer.functions = (frame.path, frame.call), Counter()
         place = Place(frame.path, frame.call)
         if isinstance(output, torch.Tensor):
             return self._returned(frame, place, args, output)
@@ -151,10 +158,10 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         if not self.frames:
             return func(*args, **kwargs)
         name = function_name(func)
-        for frame in self.frames:
-            frame.functions[name] += 1
         frame = self.frames[-1]
-        place = Place(frame.path, frame.call, name, frame.functions[name])
+        frame.functions[name] += 1
+        count = frame.functions[name]
+        place = Place(frame.path, frame.call, name, count, after=frame.after)
         given = [tensor for _, tensor in trees.tensors((args, kwargs))]
         known = self._operands(given)
         before = [(tensor, tensor._version) for tensor in given if not tensor.is_inference()]
@@ -188,7 +195,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         for index, tensor in enumerate(items):
             if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
                 continue
-            where = Place(place.module, place.call, name, place.count, index)
+            where = replace(place, index=index)
             in_place = id(tensor) in changed_ids
             if not in_place and id(tensor) in self.values:
                 if role(name) != "identity" or not name.endswith("dropout"):

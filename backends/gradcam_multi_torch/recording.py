@@ -12,9 +12,9 @@ from gradcam_multi.spec import Layer, Role, TensorSpec
 class Place:
     """Where a run makes a tensor: the k-th call of a module, or a function called inside it.
 
-    `function` is None where the tensor is what the module returned; else `count` numbers the
-    calls of functions of that name since the module was entered, those of its children included,
-    and `index` picks from a function's tuple of tensors.
+    `function` is None where the tensor is what the module returned. Else `after` is the child
+    module, and which call of it, that was left last before (None: none was), `count` numbers the
+    calls of functions of that name since then, and `index` picks from a function's tuple.
     """
 
     module: str
@@ -22,6 +22,7 @@ class Place:
     function: str | None = None
     count: int = 1
     index: int = 0
+    after: tuple[str, int] | None = None
 
 
 @dataclass(slots=True)

@@ -35,26 +35,31 @@ def watching(root: nn.Module, watches: Sequence[Watch]) -> Iterator[None]:
     """Hang watches on a module and its parts, and take them off again.
 
     A module's own result is caught by a hook. A function's result needs a mode, which slows every
-    call of a function a little: it is pushed only while the module that calls it runs.
+    call of a function: it is pushed as late as can be, when the child before the function is
+    left, and popped when the module that calls the function is left.
     """
-    frames: dict[tuple[str, int], list[Watch]] = {}
+    frames: dict[tuple[str, int, tuple[str, int] | None], list[Watch]] = {}
     handles: list[Any] = []
     pushed: list[TorchFunctionMode] = []
+
+    def hang(path: str, hook: Callable[..., Any], first: bool = True) -> None:
+        handles.append(root.get_submodule(path).register_forward_hook(hook, prepend=first))
+
     try:
         with HOOKS:
             for watch in watches:
-                if watch.place.function is not None:
-                    key = (watch.place.module, watch.place.call)
-                    frames.setdefault(key, []).append(watch)
+                place = watch.place
+                if place.function is not None:
+                    frames.setdefault((place.module, place.call, place.after), []).append(watch)
                 elif watch.result is not None:
-                    part = root.get_submodule(watch.place.module)
-                    hook = _result_hook(watch.place.call, watch.result)
-                    handles.append(part.register_forward_hook(hook, prepend=True))
-            for (path, call), group in frames.items():
+                    hang(place.module, _result_hook(place.call, watch.result))
+            for (path, call, after), group in frames.items():
+                frame = _Frame(call, _Interceptor(group), pushed, after[1] if after else None)
                 part = root.get_submodule(path)
-                enter, leave = _frame_hooks(call, _Interceptor(group), pushed)
-                handles.append(part.register_forward_pre_hook(enter, prepend=True))
-                handles.append(part.register_forward_hook(leave, prepend=part is not root))
+                handles.append(part.register_forward_pre_hook(frame.enter, prepend=True))
+                if after:
+                    hang(after[0], frame.left)
+                hang(path, frame.leave, first=part is not root)
         yield
     finally:
         while pushed:  # a module raised before it could be left
@@ -80,26 +85,41 @@ def _result_hook(call: int, result: Callable[[Tensor], Tensor]) -> Callable[...,
     return hook
 
 
-def _frame_hooks(
-    call: int, mode: TorchFunctionMode, pushed: list[TorchFunctionMode]
-) -> tuple[Callable[..., None], Callable[..., None]]:
-    thread, calls = get_ident(), 0
-    running: list[int] = []  # a module may call itself
+class _Frame:
+    """The call of a module during which a mode is active, from its start or from a child's end."""
 
-    def enter(*_: Any) -> None:
-        nonlocal calls
-        if get_ident() == thread:
-            calls += 1
-            running.append(calls)
-            if calls == call:
-                mode.__enter__()
-                pushed.append(mode)
+    def __init__(
+        self, call: int, mode: TorchFunctionMode, pushed: list[TorchFunctionMode], child: int | None
+    ) -> None:
+        self.thread = get_ident()
+        self.call, self.child = call, child
+        self.mode, self.pushed = mode, pushed
+        self.calls = self.children = 0
+        self.running: list[int] = []  # a module may call itself
+        self.active = False
 
-    def leave(*_: Any) -> None:
-        if get_ident() == thread and running.pop() == call:
-            pushed.pop().__exit__(None, None, None)
+    def enter(self, *_: Any) -> None:
+        if get_ident() == self.thread:
+            self.calls += 1
+            self.running.append(self.calls)
+            if self.calls == self.call and self.child is None:
+                self._push()
 
-    return enter, leave
+    def left(self, *_: Any) -> None:
+        if get_ident() == self.thread:
+            self.children += 1
+            if self.children == self.child and self.running and self.running[-1] == self.call:
+                self._push()
+
+    def leave(self, *_: Any) -> None:
+        if get_ident() == self.thread and self.running.pop() == self.call and self.active:
+            self.active = False
+            self.pushed.pop().__exit__(None, None, None)
+
+    def _push(self) -> None:
+        self.active = True
+        self.mode.__enter__()
+        self.pushed.append(self.mode)
 
 
 class _Interceptor(TorchFunctionMode):  # type: ignore[misc]  # types are checked without torch

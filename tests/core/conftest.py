@@ -6,7 +6,7 @@ import pytest
 from gradcam_multi.plugins import installed
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _numpy_backend() -> Iterator[None]:
     installed().manager.register(numpy_adapter, name="numpy")
     yield

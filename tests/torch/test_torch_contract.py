@@ -10,6 +10,7 @@ import torch
 from architectures_torch import ARCHITECTURES, seeded, small_resnet
 from gradcam_multi_torch.model import open_module
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from gradcam_multi.errors import GradcamError, LayerNotOnPathError, UnsupportedError
@@ -351,9 +352,8 @@ class Checkpointed(nn.Module):
         return x.mean((2, 3))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:None of the inputs have requires_grad:UserWarning"
-)  # no graph yet
+# Checkpointing warns of the run without a graph that tells the layers.
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
 def test_checkpointing():
     modules = [seeded(Checkpointed, reentrant) for reentrant in (False, True)]
     assert gradient(open_module(modules[0]), images(2, 8), "stem")[1].any()
@@ -376,3 +376,37 @@ def test_a_fixed_batch_size():
     assert gradient(model, images(5, 8), "conv")[1].shape == (5, 4, 6, 6)
     with pytest.raises(AssertionError, match="five at a time"):
         model.layers(images(4, 8))
+
+
+class Mode(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class OwnMode(nn.Module):
+    """Enters a mode of its own before a child and leaves it before a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x):
+        with Mode():
+            x = self.conv(x)
+        x = self.tail(x.relu().sigmoid())
+        return torch.softmax(x.mean((2, 3)), 1)
+
+
+@pytest.mark.parametrize("layer", ["conv", "relu", "sigmoid", "tail", "mean"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_of_the_model_and_of_the_run_stay_in_order(layer, fails):
+    module = seeded(OwnMode)
+    model, depth = open_module(module), torch._C._len_torch_function_stack()
+    model.layers(images(2, 8))
+    if fails:
+        module.tail.register_forward_hook(_raise)
+        with pytest.raises(Fault):
+            gradient(model, images(2, 8), layer)
+    else:
+        assert gradient(model, images(2, 8), layer)[1].any()
+    assert torch._C._len_torch_function_stack() == depth

@@ -1,8 +1,6 @@
-"""Writes gradient graphs: values with arithmetic, and the handful of operators that rules share."""
+"""Writes gradient graphs, with the handful of operators that rules share."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,60 +9,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
+from gradcam_multi_onnx.autodiff.values import Operand, Value
 from gradcam_multi_onnx.graph import Dim, Shape, Type
 
 OPSET = 18  # of what is written: the first in which every reduction takes its axes as an input
 IR_VERSION = 8
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Value:
-    """A tensor of the gradient graph, or of the forward graph read by it; arithmetic writes nodes.
-
-    `shape` holds symbols where extents are free.
-    """
-
-    builder: "Builder"
-    name: str
-    dtype: int
-    shape: Shape
-
-    @property
-    def rank(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    def __neg__(self) -> "Value":
-        return self.builder.map("Neg", self)
-
-    def __add__(self, other: "Operand") -> "Value":
-        return self.builder.map("Add", self, other)
-
-    def __sub__(self, other: "Operand") -> "Value":
-        return self.builder.map("Sub", self, other)
-
-    def __rsub__(self, other: float) -> "Value":
-        return self.builder.map("Sub", self.builder.constant(other, self.dtype), self)
-
-    def __mul__(self, other: "Operand") -> "Value":
-        return self.builder.map("Mul", self, other)
-
-    def __truediv__(self, other: "Operand") -> "Value":
-        return self.builder.map("Div", self, other)
-
-    def __pow__(self, other: "Operand") -> "Value":
-        return self.builder.map("Pow", self, other)
-
-    def __gt__(self, other: "Operand") -> "Value":
-        return self.builder.map("Greater", self, other, dtype=TensorProto.BOOL)
-
-    def __lt__(self, other: "Operand") -> "Value":
-        return self.builder.map("Less", self, other, dtype=TensorProto.BOOL)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-
-Operand = Value | float
 
 
 class Builder:
@@ -326,13 +275,3 @@ class Builder:
         axes = self.op("Compress", self.integers([axis]), one, shape=("some",), axis=0)
         shape = tuple(target.shape[a] if a == axis else n for a, n in enumerate(value.shape))
         return self.op("ReduceSum", value, axes, shape=shape, keepdims=1, noop_with_empty_axes=1)
-
-
-def count(shape: Iterable[Dim]) -> int | None:
-    """Return the number of elements, or None where an extent is free."""
-    extents = tuple(shape)
-    return (
-        prod(n for n in extents if isinstance(n, int))
-        if all(isinstance(n, int) for n in extents)
-        else None
-    )

@@ -10,8 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from gradcam_multi_onnx.autodiff.builder import Value
     from gradcam_multi_onnx.autodiff.site import Site
+    from gradcam_multi_onnx.autodiff.values import Value
 
 
 class _Zero(Enum):

@@ -1,9 +1,9 @@
 """Convolutions in one to three dimensions."""
 
 from gradcam_multi_onnx.autodiff import windows
-from gradcam_multi_onnx.autodiff.builder import Value
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.autodiff.windows import Axis
 
 _ATTRIBUTES = (*windows.ATTRIBUTES, "group")

@@ -10,9 +10,9 @@ from math import pi, sqrt
 import numpy as np
 from onnx import TensorProto
 
-from gradcam_multi_onnx.autodiff.builder import Operand, Value
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Operand, Value
 
 Unary = Callable[[Site, Value], Value]
 

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcam_multi_onnx.autodiff.builder import Value
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Dim
 
 _ALL = 2**31 - 1  # what exporters write for "to the end"

@@ -1,8 +1,8 @@
 """Matrix products."""
 
-from gradcam_multi_onnx.autodiff.builder import Value
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Shape
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gradcam_multi_onnx.autodiff.builder import Value
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Shape
 
 _BATCH = ("epsilon", "momentum", "spatial", "training_mode")

@@ -6,10 +6,10 @@ import numpy as np
 from onnx import TensorProto
 
 from gradcam_multi_onnx.autodiff import windows
-from gradcam_multi_onnx.autodiff.builder import Value, count
 from gradcam_multi_onnx.autodiff.registry import Answers, vjp
 from gradcam_multi_onnx.autodiff.rules_reduction import divided_by_count
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value, count
 from gradcam_multi_onnx.autodiff.windows import Axis
 
 _ATTRIBUTES = (*windows.ATTRIBUTES, "ceil_mode")

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from math import prod
 
-from gradcam_multi_onnx.autodiff.builder import Value
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 
 _ATTRIBUTES = ("axes", "keepdims", "noop_with_empty_axes")
 Spread = Callable[[Site, Value, list[int]], Value]

@@ -7,8 +7,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from gradcam_multi_onnx.autodiff.builder import Builder, Value
+from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.session import make_session, run
 

@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi.errors import LayerNotOnPathError, UnsupportedError
 from gradcam_multi_onnx.autodiff import rules
-from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder, Value
+from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder
 from gradcam_multi_onnx.autodiff.registry import (
     FIRST_OPSET,
     ZERO,
@@ -19,6 +19,7 @@ from gradcam_multi_onnx.autodiff.registry import (
     Registry,
 )
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Graph, domain_of, reads
 from gradcam_multi_onnx.session import as_float
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradcam_multi_onnx.autodiff.builder import Builder, Value
+from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Dim
 
 ATTRIBUTES = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
