@@ -100,10 +100,12 @@ class Explanation:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(N,) float64: the probability of each target's class; NaN where it is about none."""
-        if self.activation:  # the model's own, which may be more precise than half its logits
-            p = class_scores(self.outputs, self.output)
-        else:
-            p = probability(class_scores(self.logits, self.output), None)
+        own = class_scores(self.outputs, self.output)
+        # The model's own are more precise than logits in half precision; but behind a logarithm
+        # (log-softmax) they are none.
+        trusted = self.activation is not None and bool((own >= 0).all())
+        logits = class_scores(self.logits, self.output)
+        p = own if trusted else probability(logits, self.activation)
         pairs = zip(self.classes, p, strict=True)
         return np.array([np.nan if c is None else row[c] for c, row in pairs])
 

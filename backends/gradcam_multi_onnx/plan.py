@@ -16,7 +16,7 @@ from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.replay import Tail
 from gradcam_multi_onnx.session import Forward, Session, as_float, make_session, run
 
-_LIGHT = 1 << 23  # weights that one thread multiplies in the time that waking others takes
+_LIGHT = 1 << 23  # weights, a guess between a classifier (2 million) and VGG's (120 million)
 
 Values = Mapping[str, NDArray[Any]]
 

@@ -175,3 +175,11 @@ def test_poor_maps_warn_once_a_kind_and_good_ones_not_at_all():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gm.explain(probe_network(), inputs, 2)
+
+
+def test_probabilities_behind_a_logarithm(explanation):
+    """A model that ends in log-softmax returns logarithms: the logits tell the probabilities."""
+    fields = {**vars(explanation), "outputs": np.log(explanation.outputs)}
+    fields = {name: fields[name] for name in explanation.__dataclass_fields__}
+    logarithms = gm.Explanation(**fields)
+    np.testing.assert_allclose(logarithms.probabilities, explanation.probabilities, atol=1e-6)

@@ -57,7 +57,8 @@ def test_gradients_equal_those_of_the_torch_weights() -> None:
             values = wanted.detach().numpy()
             np.testing.assert_allclose(found, values, rtol=0, atol=2e-5 * np.abs(values).max())
         # Down to the picture, some masks of ReLUs and maxima within rounding of a tie differ, and
-        # with each the entries that it feeds: few, so the norm tells (1e-3 was measured).
+        # with each the entries that it feeds: few, so the norm tells. Measured: 9e-4, and 3e-7
+        # against autograd in float64, so that here it is the float32 reference that is off.
         off = np.linalg.norm(gradients[1] - at_picture.numpy()) / np.linalg.norm(at_picture)
         assert off < 1e-2
 
