@@ -15,12 +15,13 @@ from gradcam_multi.errors import (
 )
 from gradcam_multi.explainer import CamWarning, Explainer, explain, layers
 from gradcam_multi.explanation import Explanation
+from gradcam_multi.geometry import Geometry
 from gradcam_multi.hooks import hookimpl
 from gradcam_multi.images import load_image
 from gradcam_multi.labels import read_labels
 from gradcam_multi.layers import Layers, final_feature_map
 from gradcam_multi.overlay import overlay
-from gradcam_multi.preprocess import Geometry, Preprocess
+from gradcam_multi.preprocess import Preprocess
 from gradcam_multi.spec import Layer, Model, TensorSpec, Trace
 from gradcam_multi.targets import ClassScore, Probability, Target, TopClass
 

@@ -18,7 +18,7 @@ from gradcam_multi.targets import Activation, Target, class_scores, probability
 if TYPE_CHECKING:  # Pillow is imported when a picture is asked for
     from PIL import Image
 
-    from gradcam_multi.preprocess import Geometry
+    from gradcam_multi.geometry import Geometry
 
 STATUS_NOTES: dict[Status, str] = {
     "ok": "",

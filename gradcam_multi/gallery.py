@@ -9,8 +9,8 @@ from PIL import Image
 
 from gradcam_multi.errors import ImageError
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
+from gradcam_multi.geometry import Geometry
 from gradcam_multi.panel import PanelEntry, PanelRow, panel
-from gradcam_multi.preprocess import Geometry
 
 
 def picture_row(

@@ -15,8 +15,7 @@ What is done to the pixels, in this order, and nothing else:
 import glob
 import os
 import re
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from gradcam_multi.errors import ImageError, suggest
+from gradcam_multi.exif import TURN, orientation_of
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
 
@@ -94,7 +94,7 @@ def load_image(
             "file, a binary file object, a Pillow image or a NumPy array"
         )
     rgb = _composite(_to_8_bit(pixels, name), name, background)
-    return np.array(_TURN[orientation](rgb), order="C")
+    return np.array(TURN[orientation](rgb), order="C")
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
@@ -243,7 +243,7 @@ def _decode(image: Image.Image, name: str) -> tuple[NDArray[Any], int]:
         image.load()
     except Exception as error:  # broken bytes make a decoder raise anything
         raise _damaged(name, error) from error
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     one_colour_is_clear = image.mode in ("L", "RGB") and "transparency" in image.info
     if image.mode in _AS_IT_IS and not one_colour_is_clear:
         return np.asarray(image), orientation
@@ -307,42 +307,3 @@ def _composite(
     over //= np.uint16(255)
     rgb: NDArray[np.uint8] = over.astype(np.uint8)
     return rgb
-
-
-_TURN: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    1: lambda rgb: rgb,
-    2: lambda rgb: rgb[:, ::-1],
-    3: lambda rgb: rgb[::-1, ::-1],
-    4: lambda rgb: rgb[::-1],
-    5: lambda rgb: rgb.swapaxes(0, 1),
-    6: lambda rgb: rgb[::-1].swapaxes(0, 1),
-    7: lambda rgb: rgb[::-1, ::-1].swapaxes(0, 1),
-    8: lambda rgb: rgb[:, ::-1].swapaxes(0, 1),
-}
-"""What makes a stored picture upright, by the value of its EXIF orientation."""
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1 where there is none or it cannot be read.
-
-    The EXIF block is read here because Pillow's reader warns of the damaged blocks that many data
-    sets hold. Pillow applies the orientation of TIFF files itself, and forgets it.
-    """
-    block = image.info.get("exif")
-    if not isinstance(block, bytes):
-        value = image.getexif().get(0x0112, 1)
-        return value if value in _TURN else 1
-    block = block.removeprefix(b"Exif\x00\x00")
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", block, 4)
-        (count,) = struct.unpack_from(order + "H", block, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", block, entry)
-            if tag == 0x0112:
-                return value if value in _TURN else 1
-    except struct.error:
-        pass  # a damaged block says nothing
-    return 1

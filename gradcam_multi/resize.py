@@ -8,21 +8,30 @@ Along one axis that is a matrix; a resize is one small matrix product per axis.
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from gradcam_multi.spec import Array
+
+
+def interpolation_weights(position: NDArray[np.float64], source: int) -> Array:
+    """Return the (len(position), source) float32 weights of samples at positions between cells.
+
+    Cell centres are at 0, 1, ..., source - 1; positions beyond the first or last take its value.
+    """
+    position = np.clip(position, 0, source - 1)
+    low = np.floor(position).astype(np.intp)
+    high = np.minimum(low + 1, source - 1)
+    weights = np.zeros((len(position), source), np.float32)
+    rows = np.arange(len(position))
+    weights[rows, high] = position - low
+    weights[rows, low] += 1 - (position - low)  # += for the border, where low == high
+    return weights
 
 
 @lru_cache(maxsize=256)
 def interpolation_matrix(source: int, target: int) -> Array:
     """Return the (target, source) float32 matrix of linear interpolation along one axis."""
-    weights = np.zeros((target, source), np.float32)
-    position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
-    low = np.floor(position).astype(np.intp)
-    high = np.minimum(low + 1, source - 1)
-    rows = np.arange(target)
-    weights[rows, high] = position - low
-    weights[rows, low] += 1 - (position - low)  # += for the last sample, where low == high
+    weights = interpolation_weights((np.arange(target) + 0.5) * (source / target) - 0.5, source)
     weights.setflags(write=False)  # shared by every caller through the cache
     return weights
 

@@ -19,10 +19,11 @@ from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
 from gradcam_multi.gallery import picture_row
+from gradcam_multi.geometry import Geometry
 from gradcam_multi.images import find_images, load_image
 from gradcam_multi.labels import read_labels
 from gradcam_multi.panel import panel
-from gradcam_multi.preprocess import Geometry, Preprocess
+from gradcam_multi.preprocess import Preprocess
 from gradcam_multi.spec import TensorSpec
 from gradcam_multi.targets import TopClass
 

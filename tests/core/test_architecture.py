@@ -14,8 +14,8 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "onnx", "onnxruntime", "jax"}
 
 # Each part of the core, lowest first; a module imports only from lines above its own.
 ORDER = [
-    "errors", "spec", "labels", "resize",
-    "cam", "layers", "targets", "images", "colormaps", "demo", "hooks", "preprocess",
+    "errors", "spec", "labels", "resize", "exif",
+    "cam", "layers", "targets", "images", "colormaps", "demo", "hooks", "geometry", "preprocess",
     "overlay", "plugins", "panel",
     "explanation", "explainer", "gallery", "testing", "cli", "__main__",
 ]  # fmt: skip
