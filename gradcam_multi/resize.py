@@ -6,6 +6,7 @@ Along one axis that is a matrix; a resize is one small matrix product per axis.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gradcam_multi.spec import Array
 
 
-def interpolation_weights(position: NDArray[np.float64], source: int) -> Array:
+def interpolation_weights(position: NDArray[np.floating[Any]], source: int) -> Array:
     """Return the (len(position), source) float32 weights of samples at positions between cells.
 
     Cell centres are at 0, 1, ..., source - 1; positions beyond the first or last take its value.
