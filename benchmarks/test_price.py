@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from price import INPUTS, PAIRS
 
-ROUNDS = 15
+ROUNDS = {1: 40, 8: 15}  # by batch: the shorter the run, the more of them steady the median
 
 
 @pytest.fixture(scope="module", params=PAIRS)
@@ -38,10 +38,10 @@ def test_gradcam_on_resnet50(benchmark, record_property, pair, batch):
             calls.plain(inputs)
             calls.explain(inputs)
         benchmark.pedantic(
-            calls.explain, args=(inputs,), setup=plain_first, rounds=ROUNDS, iterations=1
+            calls.explain, args=(inputs,), setup=plain_first, rounds=ROUNDS[batch], iterations=1
         )
     ours = benchmark.stats.stats.data
-    assert len(plain) == len(ours) == ROUNDS
+    assert len(plain) == len(ours) == ROUNDS[batch]
     ratios = np.array(ours) / np.array(plain)
     low, high = np.percentile(ratios, [25, 75])
     figures = {

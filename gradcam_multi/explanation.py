@@ -77,6 +77,8 @@ class Explanation:
     @staticmethod
     def concatenate(parts: Sequence["Explanation"]) -> "Explanation":
         """Join explanations of one model, layer and method along the batch axis."""
+        if len(parts) == 1:
+            return parts[0]
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("cam", "scores", "outputs", "logits")
