@@ -1,8 +1,7 @@
 """Adapters: found by entry point, isolated when broken, asked in turn for a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 import pluggy
@@ -12,6 +11,13 @@ from gradcam_multi.errors import UnknownBackendError, UnknownModelError, suggest
 from gradcam_multi.spec import Model
 
 
+def entry_points(group: str) -> Iterable[Any]:
+    """Return the entry points of a group."""
+    from importlib import metadata  # a third of this package's import time, for one call
+
+    return metadata.entry_points(group=group)
+
+
 class Plugins:
     """The adapters of one entry-point group."""
 
@@ -19,7 +25,7 @@ class Plugins:
         self.manager = pluggy.PluginManager(hooks.PROJECT)
         self.manager.add_hookspecs(hooks)
         self.broken: dict[str, Exception] = {}
-        for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        for entry in sorted(entry_points(group), key=lambda entry: entry.name):
             if not self.manager.has_plugin(entry.name):  # the same name twice: the first wins
                 self._add(entry.name, entry.load)
 

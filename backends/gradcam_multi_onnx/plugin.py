@@ -29,7 +29,7 @@ def _require() -> None:
     if missing:
         raise MissingExtraError(
             f"ONNX models need {' and '.join(missing)}, not installed here; "
-            'pip install "gradcam_multi[onnx]"'
+            'pip install "gradcam-multi[onnx]"'
         )
 
 

@@ -54,7 +54,7 @@ def require_keras() -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"a Keras model was given, but TensorFlow cannot be imported ({_first_line(error)}); "
-            'run: pip install "gradcam_multi[tensorflow]"'
+            'run: pip install "gradcam-multi[tensorflow]"'
         ) from error
     if keras.backend.backend() != "tensorflow":
         raise UnsupportedError(

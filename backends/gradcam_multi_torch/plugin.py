@@ -62,7 +62,7 @@ def _require_torch(asked: str) -> None:
     if spec is None or spec.origin is None:  # a mere folder called torch has no origin
         raise MissingExtraError(
             f"cannot open {asked}: PyTorch is not installed; "
-            'run: python -m pip install "gradcam_multi[torch]"'
+            'run: python -m pip install "gradcam-multi[torch]"'
         )
 
 

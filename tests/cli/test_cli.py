@@ -100,7 +100,7 @@ def test_a_missing_extra_is_named(module, file, extra, photo, tmp_path):
         pytest.skip(f"{module} is installed; tox -e core runs without it")
     (tmp_path / file).write_bytes(b"content")
     message = one_line(run("explain", tmp_path / file, photo))
-    assert f"gradcam-multi[{extra}]" in message or f"gradcam_multi[{extra}]" in message
+    assert f"gradcam-multi[{extra}]" in message or f"gradcam-multi[{extra}]" in message
 
 
 def test_the_demo_says_what_it_needs(tmp_path):

@@ -60,7 +60,7 @@ def test_a_broken_adapter_is_isolated_and_shown(found):
 
 
 def test_own_adapters_enter_by_the_same_door():
-    group = {entry.name: entry for entry in plugins.entry_points(group="gradcam_multi")}
+    group = {entry.name: entry for entry in plugins.entry_points("gradcam_multi")}
     assert {"onnx", "tensorflow", "torch"} <= set(group)
     for name in ("onnx", "tensorflow", "torch"):
         assert isinstance(group[name], EntryPoint)

@@ -274,7 +274,7 @@ def test_without_tensorflow_the_extra_is_named(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.startswith("MissingExtraError")
-    assert 'pip install "gradcam_multi[tensorflow]"' in result.stdout
+    assert 'pip install "gradcam-multi[tensorflow]"' in result.stdout
 
 
 def test_a_call_that_reads_the_batch_size_is_traced_for_it() -> None:
