@@ -1,0 +1,69 @@
+"""What an adapter's author provides for the kit, and what the kit's tests share."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.demo.networks import DemoNetwork
+from gradcam_multi.explainer import Explainer
+from gradcam_multi.plugins import installed
+
+# A handful of float32 roundings through two small convolutions, relative to the largest value.
+FLOAT32 = 2e-5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model in another state, the caller's mode around the call, and what it may cost in
+    accuracy, relative to the map's largest value, with the reason.
+    """
+
+    model: Any
+    tolerance: float
+    reason: str
+    mode: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+
+
+class AdapterCase:
+    """One adapter under test: its framework's models, states and layouts."""
+
+    backend: str
+
+    def build(self, network: DemoNetwork) -> Any:
+        """Build a described network in the adapter's framework."""
+        return installed().build(network, self.backend)
+
+    def layout(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Turn (N, C, H, W) inputs into the layout that the built model takes."""
+        return inputs
+
+    def layer(self, name: str) -> str:
+        """Return what the adapter calls a layer of the described network."""
+        return name
+
+    def snapshot(self, model: Any) -> Any:
+        """Return all state of a model that a call might touch, comparable by ``==``."""
+        raise NotImplementedError("an adapter's tests must say what state its models have")
+
+    def variants(self, network: DemoNetwork) -> Mapping[str, Variant]:
+        """Return the network frozen, in lower precision, under the caller's modes, by name."""
+        raise NotImplementedError("an adapter's tests must name the states a model can be in")
+
+    def ignoring_model(self) -> tuple[Any, str, NDArray[Any]]:
+        """Return a model, a layer of it that its output ignores, and inputs."""
+        raise NotImplementedError("an adapter's tests must offer a model that ignores a layer")
+
+    def explainer(self, network: DemoNetwork, **options: Any) -> Explainer:
+        """Open a freshly built network with this adapter only."""
+        return Explainer(self.build(network), backend=self.backend, **options)
+
+    @staticmethod
+    def close(actual: Any, expected: Any, tolerance: float = FLOAT32) -> None:
+        """Assert closeness relative to the expected values' largest magnitude."""
+        scale = float(np.abs(expected).max()) or 1.0
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
