@@ -1,5 +1,6 @@
 """The plan of an explanation, and its execution: resolve everything first, then run once."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -197,6 +198,12 @@ def _arrays(inputs: Inputs) -> list[Any]:
 
 def batch_count(inputs: Inputs) -> int:
     """Return the number of items; raise InputError where inputs are empty or disagree."""
+    for array in _arrays(inputs):
+        if isinstance(array, str | os.PathLike):
+            raise InputError(
+                f"inputs are arrays, and {str(array)!r} is a path: read it with load_image, and "
+                "give what Preprocess makes of it"
+            )
     shapes = [tuple(np.shape(array)) for array in _arrays(inputs)]
     counts = {shape[0] for shape in shapes if shape}
     if len(counts) != 1 or 0 in counts:
