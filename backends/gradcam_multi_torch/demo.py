@@ -21,7 +21,7 @@ def _part(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:
     if layer.kind in ("conv", "dense"):
         return _weighted(network, layer)
     return {
-        "relu": nn.ReLU,
+        "relu": lambda: nn.ReLU(inplace=True),
         "maxpool": lambda: nn.MaxPool2d(2),
         "gap": GlobalAverage,
         "softmax": lambda: nn.Softmax(dim=1),
