@@ -133,7 +133,7 @@ def test_a_model_that_onnx_runtime_refuses() -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r'pip install "gradcam_multi\[onnx\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "gradcam-multi\[onnx\]"'):
         plugin.gradcam_multi_open("model.onnx")
 
 

@@ -50,7 +50,7 @@ def test_a_file_of_weights_is_no_model(tmp_path, suffix):
 
 def test_without_torch(monkeypatch):
     monkeypatch.setattr(plugin, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r'pip install "gradcam_multi\[torch\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "gradcam-multi\[torch\]"'):
         gradcam_multi_open(model=small_resnet())
     with pytest.raises(MissingExtraError, match=r"'w\.pth': PyTorch is not installed"):
         gradcam_multi_open(model="w.pth")
