@@ -149,7 +149,7 @@ def test_inputs_without_a_batch(inputs, found):
 
 def test_what_is_asked_wrongly():
     network, inputs = probe_network(), probe_inputs(2)
-    with pytest.raises(gm.InputError, match="'photo.jpg' is a path: read it with load_image"):
+    with pytest.raises(gm.InputError, match=r"'photo\.jpg' is a path: read it with load_image"):
         gm.explain(network, "photo.jpg")
     with pytest.raises(gm.MethodError, match="did you mean 'gradcam'"):
         gm.explain(network, inputs, method="grad-cam")
