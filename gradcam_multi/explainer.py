@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradcam_multi.cam import method_named, raw_maps
 from gradcam_multi.errors import InputError, LayerError, TargetError, suggest
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
-from gradcam_multi.layers import Layers, final_feature_map, mark_default
+from gradcam_multi.layers import Layers, check_channels, final_feature_map, mark_default
 from gradcam_multi.plugins import installed
 from gradcam_multi.spec import Array, Inputs, Model, TensorSpec, Trace
 from gradcam_multi.targets import Target, as_targets, class_scores
@@ -56,7 +56,7 @@ class Explainer:
             raise InputError(f"batch_size {batch_size} was asked for: give at least 1")
         self.batch_size = batch_size
         self.model: Model = installed().open(model, backend)
-        self._defaults: dict[tuple[Any, ...], str] = {}
+        self._resolved: dict[tuple[Any, ...], str] = {}
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
         """Explain a batch: one forward pass, and one step back from the target to the layer.
@@ -87,10 +87,10 @@ class Explainer:
 
         `inputs` are needed where the framework can tell only by running (PyTorch).
         """
-        return mark_default(self.model.layers(inputs))
+        return mark_default(self.model.layers(inputs), self.output)
 
     def _run(self, inputs: Inputs, rows: Sequence[Sequence[Target]]) -> list[Explanation]:
-        layer = self.layer if self.layer is not None else self._default_layer(inputs)
+        layer = self._layer(inputs)
         with self.model.trace(inputs, [layer]) as trace:
             activations = trace.activations[0]
             if activations.ndim < 3:
@@ -141,14 +141,20 @@ class Explainer:
             labels=self.labels,
         )
 
-    def _default_layer(self, inputs: Inputs) -> str:
+    def _layer(self, inputs: Inputs) -> str:
+        """The layer that was named, or the default one; looked up once for inputs of a shape."""
         # The grid, and so the choice, may depend on the input's size, but not on the batch's.
         key = tuple(np.shape(array)[1:] for array in _arrays(inputs))
-        if key not in self._defaults:
+        if key not in self._resolved:
             listed = self.model.layers(inputs)
-            output = _chosen_output(self.output, [entry.output for entry in listed if entry.output])
-            self._defaults[key] = final_feature_map(listed, output).name
-        return self._defaults[key]
+            if self.layer is None:
+                names = [entry.output for entry in listed if entry.output]
+                name = final_feature_map(listed, _chosen_output(self.output, names)).name
+            else:
+                name = self.layer  # perhaps an alias, which the adapter knows
+                check_channels(listed, name)
+            self._resolved[key] = name
+        return self._resolved[key]
 
 
 def explain(

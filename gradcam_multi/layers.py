@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gradcam_multi.errors import NoDefaultLayerError
+from gradcam_multi.errors import LayerError, NoDefaultLayerError
 from gradcam_multi.spec import Layer
 
 
@@ -42,11 +42,30 @@ def _shape(layer: Layer) -> str:
     return "(" + ", ".join("N" if n is None else str(n) for n in layer.shape) + ")"
 
 
-def mark_default(layers: Iterable[Layer]) -> Layers:
+def check_channels(layers: Iterable[Layer], name: str) -> None:
+    """Raise LayerError where a layer's result has room for a grid, but no known channel axis.
+
+    Taking one at random would give a map that looks sound and is wrong: tokens are such a case.
+    """
+    for layer in layers:
+        if (
+            layer.name == name
+            and layer.shape is not None
+            and len(layer.shape) >= 3
+            and layer.channel_axis is None
+        ):
+            raise LayerError(
+                f"layer {name!r} makes {_shape(layer)}, in which no axis is known to hold the "
+                "channels (tokens, or a reshaped map): name a layer with a grid; `gradcam layers` "
+                "lists them"
+            )
+
+
+def mark_default(layers: Iterable[Layer], output: str | None = None) -> Layers:
     """Return the layers with the final feature map marked, or none where none qualifies."""
     listed = tuple(layers)
     try:
-        chosen = final_feature_map(listed).name
+        chosen = final_feature_map(listed, output).name
     except NoDefaultLayerError:
         return Layers(listed)
     return Layers(

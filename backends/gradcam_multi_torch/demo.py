@@ -20,12 +20,11 @@ def build(network: "DemoNetwork") -> nn.Sequential:
 def _part(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:
     if layer.kind in ("conv", "dense"):
         return _weighted(network, layer)
-    return {
-        "relu": lambda: nn.ReLU(inplace=True),
-        "maxpool": lambda: nn.MaxPool2d(2),
-        "gap": GlobalAverage,
-        "softmax": lambda: nn.Softmax(dim=1),
-    }[layer.kind]()
+    if layer.kind == "relu":
+        return nn.ReLU(inplace=True)  # as torchvision's are: the adapter has to bear it
+    if layer.kind == "maxpool":
+        return nn.MaxPool2d(2)
+    return GlobalAverage() if layer.kind == "gap" else nn.Softmax(dim=1)
 
 
 def _weighted(network: "DemoNetwork", layer: "DemoLayer") -> nn.Module:

@@ -3,8 +3,8 @@
 import pytest
 
 from gradcam_multi import Layer, final_feature_map
-from gradcam_multi.errors import NoDefaultLayerError
-from gradcam_multi.layers import mark_default
+from gradcam_multi.errors import LayerError, NoDefaultLayerError
+from gradcam_multi.layers import check_channels, mark_default
 
 
 def graph(text):
@@ -164,6 +164,16 @@ def test_channels_last():
     ]
     assert layers[0].grid == (7, 7)
     assert final_feature_map(layers).name == "conv"
+
+
+def test_a_result_without_known_channels_is_refused():
+    """Whatever axis were taken, the map would look sound."""
+    tokens = Layer("norm", "LayerNorm", "other", (None, 197, 768), None, ("x",))
+    with pytest.raises(LayerError, match=r"layer 'norm' makes \(N, 197, 768\).*name a layer"):
+        check_channels([tokens], "norm")
+    check_channels([tokens], "another")
+    check_channels(graph(NETWORKS["vgg"][1]), "relu")
+    check_channels(graph(NETWORKS["vgg"][1]), "flat")  # too few axes: said when it has run
 
 
 def test_nothing_qualifies():
