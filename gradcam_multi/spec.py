@@ -48,7 +48,8 @@ class Layer:
     framework lays it out, batch axis first, None where free; `channel_axis` is its channel axis,
     or None where it has none. `inputs` are the names of the layers that it reads. `output` is the
     name of the model output that it makes, or None. `default` marks the final feature map; the
-    core sets it.
+    core sets it. `source` is the module of the exported program that it comes from, for models
+    in a file whose exporter wrote that down.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Layer:
     inputs: tuple[str, ...] = ()
     output: str | None = None
     default: bool = False
+    source: str | None = None
 
     @property
     def grid(self) -> tuple[int | None, ...]:

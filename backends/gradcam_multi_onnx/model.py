@@ -9,6 +9,7 @@ from threading import RLock
 from typing import Any
 
 import onnx
+from onnx import TensorProto
 
 from gradcam_multi.errors import InputError, ModelFileError, UnknownLayerError, suggest
 from gradcam_multi.spec import Inputs, Layer, Layout, TensorSpec
@@ -27,6 +28,7 @@ _PLANS = 4
 """Kept per model: each holds a session, and a session its own copy of the weights."""
 
 _NUMBERS = "fiub"
+_NAMED = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
 class OnnxModel:
@@ -51,10 +53,10 @@ class OnnxModel:
         specs = []
         for value in self._graph.inputs:
             kind = self._graph.type(value.name)
-            if kind.shape is None:
+            if kind.shape is None or kind.dtype not in _NAMED:
                 raise ModelFileError(
-                    f"input {value.name!r} of {self._graph.source.name} has no tensor shape; "
-                    "export the model with one"
+                    f"input {value.name!r} of {self._graph.source.name} has no tensor type "
+                    "with a shape; export the model with one"
                 )
             spec = _spec(value.name, kind)
             specs.append(replace(spec, layout=self._layout(spec, self._axes.get(value.name))))
