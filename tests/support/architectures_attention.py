@@ -33,7 +33,9 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, fused=fused)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -89,7 +91,9 @@ class SwinBlock(nn.Module):
         mask = (parts[:, None] != parts[:, :, None]).float() * -100
         self.register_buffer("mask", mask[:, None])
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def split(self, x: Tensor) -> Tensor:
         n, h, w, c = x.shape
@@ -138,7 +142,9 @@ class ConvNextBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.scale = nn.Parameter(torch.randn(width))  # published ones start at 1e-6: it hides all
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,7 +215,5 @@ def swin() -> nn.Module:
     return Swin()
 
 
-ATTENTION = {
-    build.__name__: build for build in (vit, vit_pooled, swin, convnext, coatnet, mixer)
-}
+ATTENTION = {build.__name__: build for build in (vit, vit_pooled, swin, convnext, coatnet, mixer)}
 """Builders by name."""

@@ -238,7 +238,9 @@ def inverted(
     gate: type[nn.Module] | None = None,
 ) -> nn.Module:  # fmt: skip
     """MobileNet v3's, MNASNet's and EfficientNet's: expand, depthwise, gate, project."""
-    squeeze = SqueezeExcite(inner, 8, nn.SiLU if act is nn.SiLU else nn.ReLU, gate) if gate else None
+    squeeze = (
+        SqueezeExcite(inner, 8, nn.SiLU if act is nn.SiLU else nn.ReLU, gate) if gate else None
+    )
     branch = nn.Sequential(
         conv_norm(inputs, inner, 1, act=act), conv_norm(inner, inner, kernel, stride, inner, act),
         squeeze or nn.Identity(), conv_norm(inner, outputs, 1, act=None),

@@ -144,8 +144,12 @@ class Ssd(nn.Module):
 
 def super_resolution() -> nn.Module:
     """Pixel shuffle."""
-    body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.PReLU(), nn.Conv2d(16, 12, 3, padding=1))
-    return Staged(nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.PReLU()), body, nn.PixelShuffle(2))
+    body = nn.Sequential(
+        nn.Conv2d(16, 16, 3, padding=1), nn.PReLU(), nn.Conv2d(16, 12, 3, padding=1)
+    )
+    return Staged(
+        nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.PReLU()), body, nn.PixelShuffle(2)
+    )
 
 
 def conv1d() -> nn.Module:

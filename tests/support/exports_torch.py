@@ -64,7 +64,9 @@ def exported(network: Network, module: nn.Module, *, new: bool, static: bool = F
         warnings.simplefilter("ignore")  # the old exporter is called deprecated, tracing unsafe
         if new:
             free = None if static else ({0: torch.export.Dim("batch")},)
-            program = torch.onnx.export(module, (x,), dynamo=True, verbose=False, dynamic_shapes=free)
+            program = torch.onnx.export(
+                module, (x,), dynamo=True, verbose=False, dynamic_shapes=free
+            )
             return program.model_proto.SerializeToString()
         with torch.no_grad():
             outputs = module(x)
