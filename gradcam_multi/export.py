@@ -96,7 +96,10 @@ def export(
     )
     built = installed().export(content, order)
     tolerance = HALF if built.half else TOLERANCE if own else FRAMEWORKS
-    (check_heatmaps if kind == "heatmap" else check_gradients)(built, order, references, tolerance)
+    if kind == "heatmap":
+        check_heatmaps(built, order, references, tolerance)
+    else:
+        check_gradients(built, order, references, tolerance, native.model)
     _write(target, built.data)
     return target
 

@@ -109,7 +109,7 @@ def _build(
     gradient = differentiate(graph, [target], logits)
     joint = Joint(whole, graph, gradient, target)
     write = _heatmap if order.kind == "heatmap" else _gradient
-    file = write(joint, opened, order, logits)
+    file = write(joint, opened, order, output, logits)
     spec = next(spec for spec in opened.outputs if spec.name == output)
     metadata.write(file, order, target, opened.inputs, spec)
     return file
@@ -127,14 +127,17 @@ def _output(opened: OnnxModel, asked: str | int, renamed: dict[str, str]) -> str
 
 
 def _gradient(
-    joint: Joint, opened: OnnxModel, order: ExportOrder, logits: str
+    joint: Joint, opened: OnnxModel, order: ExportOrder, output: str, logits: str
 ) -> onnx.ModelProto:  # fmt: skip
-    b, scores = joint.builder, joint.value(logits)
+    b, raw = joint.builder, joint.value(logits)
+    # In the output's own shape: a converted softmax works on the scores in another one.
+    own = joint.value(output)
+    scores = b.reshape(raw, own.shape, like=own)
     cotangent = Value(b, "cotangent", scores.dtype, scores.shape)
-    b.extents_from(scores)
     axis = opened._axes.get(joint.target)
     a = heatmap.channels_first(b, joint.value(joint.target), axis)
-    g = heatmap.channels_first(b, joint.differentiate(cotangent), axis)
+    seed = b.reshape(cotangent, raw.shape, like=raw)
+    g = heatmap.channels_first(b, joint.differentiate(seed), axis)
     named = {"scores": b.cast(scores, TensorProto.FLOAT), "activations": a, "gradients": g}
     outputs = [joint.name(value, name) for name, value in named.items()]
     given = onnx.helper.make_tensor_value_info("cotangent", cotangent.dtype, cotangent.shape)
@@ -142,7 +145,7 @@ def _gradient(
 
 
 def _heatmap(
-    joint: Joint, opened: OnnxModel, order: ExportOrder, logits: str
+    joint: Joint, opened: OnnxModel, order: ExportOrder, output: str, logits: str
 ) -> onnx.ModelProto:  # fmt: skip
     b, raw = joint.builder, joint.value(logits)
     scores = heatmap.flat_scores(b, raw)
