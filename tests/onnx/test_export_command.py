@@ -78,14 +78,14 @@ def test_required_class_input(tmp_path):
 @pytest.mark.parametrize("name", TOLERANCES)
 @pytest.mark.parametrize("method", METHODS_EXPORTED)
 def test_the_real_network(tmp_path, name, method):
-    """Fourteen photographs through a model of opset 7 that is fixed to one item."""
+    """Real photographs through a model of opset 7 that is fixed to one item."""
     model, out = DATA / "models" / f"{name}.onnx", tmp_path / "out.onnx"
     result = run(model, "-o", out, "--method", method, "--preprocess", "caffe")
     assert result.exit_code == 0, result.output
     onnx.checker.check_model(onnx.load(out), full_check=True)
     prepare, session = gm.Preprocess.named("caffe"), session_of(out)
     dtype = np.float16 if "16" in name else np.float32
-    photos = sorted((DATA / "photos").iterdir())
+    photos = sorted((DATA / "photos").iterdir())[: 14 if method == "gradcam" else 4]
     inputs = np.stack([prepare.apply(gm.load_image(photo))[0] for photo in photos]).astype(dtype)
     expected = gm.explain(model, inputs, method=method)
     found = [session.run(["class", "heatmap"], {"data_0": item[None]}) for item in inputs]

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
-from gradcam_multi.errors import ExportError, ModelFileError, UnsupportedError
+from gradcam_multi.errors import ExportError, UnsupportedError
+from gradcam_multi_onnx.external import byte_size, is_external, load, locate
 from gradcam_multi_onnx.graph import subgraphs
 from gradcam_multi_onnx.session import one_line
 from gradcam_multi_onnx.source import Source
@@ -23,35 +24,20 @@ def self_contained(source: Source) -> onnx.ModelProto:
     Raises ExportError beyond 2 GB, ModelFileError where external data cannot be read.
     """
     model = source.parse()
-    stored = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    size = model.ByteSize() + sum(_length(tensor) for tensor in stored)
+    outside = [tensor for tensor in model.graph.initializer if is_external(tensor)]
+    size = model.ByteSize() + sum(byte_size(tensor) or 0 for tensor in outside)
     if size > _LIMIT:
         raise ExportError(
             f"{source.name} holds {size / 1e9:.1f} GB with its external data: an exported file is "
             "one of at most 2 GB; use gradcam explain, or a model in half precision"
         )
-    if stored:
-        try:
-            onnx.external_data_helper.load_external_data_for_model(model, source.folder)
-        except Exception as error:
-            raise ModelFileError(
-                f"the external data of {source.name} cannot be read: {one_line(error)}; keep it "
-                "beside the file"
-            ) from error
+    source = locate(source, outside)
+    for tensor in outside:
+        tensor.CopyFrom(load(source, tensor))
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     _refuse_foreign(model.graph.node)
     return model
-
-
-def _length(tensor: TensorProto) -> int:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    if entries.get("length", "").isdigit():
-        return int(entries["length"])
-    count = 1
-    for extent in tensor.dims:
-        count *= extent
-    return 4 * count
 
 
 def _refuse_foreign(nodes: Iterable[NodeProto]) -> None:
