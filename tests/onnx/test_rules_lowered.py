@@ -165,7 +165,7 @@ def test_a_condition_that_the_input_decides_is_refused() -> None:
     nodes, _ = branches(True)
     nodes = [node("ReduceSum", ["x"], ["s"], keepdims=0), node("Cast", ["s"], ["c"], to=9), *nodes]
     x = np.ones((2, 3))
-    with pytest.raises(UnsupportedError, match="If 'y' .*control flow"):
+    with pytest.raises(UnsupportedError, match=r"If 'y' .*control flow"):
         differentiate(graph_of(nodes, x, {}, y=x.shape), ["x"], "y")
 
 
@@ -177,7 +177,7 @@ def test_loops_are_refused_by_name() -> None:
     made = node("LSTM", ["x", "w", "r"], ["y"], hidden_size=1)
     weights = {"w": np.ones((1, 4, 3)), "r": np.ones((1, 4, 1))}
     graph = graph_of([made], np.ones((2, 1, 3)), weights, y=(2, 1, 1, 1))
-    with pytest.raises(UnsupportedError, match="cannot differentiate LSTM 'y'.*recurrent"):
+    with pytest.raises(UnsupportedError, match=r"cannot differentiate LSTM 'y'.*recurrent"):
         differentiate(graph, ["x"], "y")
 
 
@@ -215,7 +215,7 @@ def test_local_functions_are_inlined() -> None:
 
 
 @pytest.fixture
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     own = Registry()
     for entry in REGISTRY.entries():
         own.add(entry)
@@ -223,7 +223,7 @@ def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return own
 
 
-def test_third_parties_register_rules_and_lowerings(_own_registry: Registry) -> None:
+def test_third_parties_register_rules_and_lowerings(own_registry: Registry) -> None:
     @vjp("Twice", domain="my.domain")
     def _twice(n: Any, g: Any) -> Any:
         return (g * 2,)
@@ -239,19 +239,19 @@ def test_third_parties_register_rules_and_lowerings(_own_registry: Registry) -> 
     ]
     graph = graph_of(nodes, x, {}, y=x.shape)
     graph.types["w"] = graph.types["y"]
-    back = differentiate(graph, ["x"], "y", _own_registry)
+    back = differentiate(graph, ["x"], "y", own_registry)
     np.testing.assert_allclose(run(back, x, cotangent), 6 * np.cos(3 * x) * cotangent, rtol=1e-9)
     assert REGISTRY.find("my.domain", "Twice", 1) is None  # the package's own is as it was
 
 
-def test_a_lowering_may_refuse_and_is_given_known_attributes_only(_own_registry: Registry) -> None:
+def test_a_lowering_may_refuse_and_is_given_known_attributes_only(own_registry: Registry) -> None:
     def refusing(n: Any) -> None:
         n.refuse("it is a test")
 
-    _own_registry.add(Entry("Twice", "my.domain", 1, lower=refusing))
+    own_registry.add(Entry("Twice", "my.domain", 1, lower=refusing))
     graph = graph_of([node("Twice", ["x"], ["y"], domain="my.domain")], np.ones(2), {}, y=(2,))
     with pytest.raises(UnsupportedError, match="it is a test"):
-        differentiate(graph, ["x"], "y", _own_registry)
+        differentiate(graph, ["x"], "y", own_registry)
     graph = graph_of([node("Twice", ["x"], ["y"], domain="my.domain", a=1)], np.ones(2), {}, y=(2,))
     with pytest.raises(UnsupportedError, match="'a' is not understood"):
-        differentiate(graph, ["x"], "y", _own_registry)
+        differentiate(graph, ["x"], "y", own_registry)

@@ -92,7 +92,8 @@ TWINS = [
     twins("QLinearSigmoid", [*IN, *BACK], node("Sigmoid", ["x"], ["y"])),
     twins("QLinearLeakyRelu", [*IN, *BACK], node("LeakyRelu", ["x"], ["y"], alpha=0.2),
           attributes={"alpha": 0.2}),
-    twins("QLinearAveragePool", [*IN, *BACK], node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2]),
+    twins("QLinearAveragePool", [*IN, *BACK],
+          node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2]),
           attributes={"kernel_shape": [2, 2]}),
     twins("QLinearGlobalAveragePool", [*IN, *BACK], node("GlobalAveragePool", ["x"], ["y"])),
     twins("QLinearSoftmax", [*IN, *BACK], node("Softmax", ["x"], ["y"], axis=1),
@@ -102,9 +103,11 @@ TWINS = [
     twins("MatMulIntegerToFloat", ["q", "mq", "s", "ws", "z", "wz"], matmul, dequantised=True),
 ]  # fmt: skip
 MOVES = [
-    node("MaxPool", ["q"], ["r"], kernel_shape=[2, 2], strides=[2, 2]), node("Identity", ["q"], ["r"]),
+    node("MaxPool", ["q"], ["r"], kernel_shape=[2, 2], strides=[2, 2]),
+    node("Identity", ["q"], ["r"]),
     node("Transpose", ["q"], ["r"], perm=[1, 0, 3, 2]), node("Flatten", ["q"], ["r"]),
-    node("Concat", ["q", "otherq"], ["r"], axis=1), node("DepthToSpace", ["q"], ["r"], blocksize=1),
+    node("Concat", ["q", "otherq"], ["r"], axis=1),
+    node("DepthToSpace", ["q"], ["r"], blocksize=1),
 ]  # fmt: skip
 
 
@@ -238,7 +241,8 @@ def dynamic(op: str) -> list[NodeProto]:
     ("nodes", "twin"),
     [
         (dynamic("ConvInteger"), conv), (dynamic("MatMulInteger"), matmul),
-        ([node("DynamicQuantizeMatMul", ["x0", "mq", "ws", "wz"], ["y"], domain=MICROSOFT)], matmul),
+        ([node("DynamicQuantizeMatMul", ["x0", "mq", "ws", "wz"], ["y"], domain=MICROSOFT)],
+         matmul),
     ],
     ids=["ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"],
 )  # fmt: skip

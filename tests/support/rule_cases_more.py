@@ -56,7 +56,8 @@ def normalization() -> list[Case]:
     cases = [
         case("GroupNormalization", IMAGE, *group, num_groups=2, wrt=(0, 1, 2)),
         case("GroupNormalization", IMAGE, *group, num_groups=2, epsilon=0.2),
-        case("GroupNormalization", IMAGE, *channel, num_groups=2, wrt=(0, 1, 2), opset=21, single=True),
+        case("GroupNormalization", IMAGE, *channel, num_groups=2, wrt=(0, 1, 2), opset=21,
+             single=True),
         case("GroupNormalization", random(2, 4, 5), *channel, num_groups=1, opset=21, single=True),
         case("RMSNormalization", X, random(4, seed=1), wrt=(0, 1), opset=23),
         case("RMSNormalization", X, random(3, 4, seed=1), axis=1, epsilon=0.1, opset=23),

@@ -7,7 +7,8 @@ no_gradient(
     "Ceil", "ConstantOfShape", "Equal", "EyeLike", "Floor", "Greater", "GreaterOrEqual", "Hardmax",
     "IsInf", "IsNaN", "Less", "LessOrEqual", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or",
     "Range", "Round", "Shape", "Sign", "Size", "Xor",
-    "BitCast", "BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "RandomNormal",
+    "BitCast", "BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "ImageDecoder",
+    "RandomNormal",
     "RandomUniform", "SequenceEmpty", "SequenceLength", "StringConcat", "StringNormalizer",
     "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "Unique",
 )  # fmt: skip
@@ -25,8 +26,11 @@ refuse(
     "its sampling positions have no rule; choose a later layer",
     "DeformConv", "MaxRoiPool", "RoiAlign",
 )  # fmt: skip
-refuse("spectra have no rule; choose a later layer", "STFT", "MelWeightMatrix")
-refuse("sequences and optional values are not differentiated", "ConcatFromSequence",
-       "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
-       "SequenceConstruct", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence")  # fmt: skip
+refuse("sampling at positions has no rule; choose a later layer", "Col2Im", "GridSample")
+refuse("spectra have no rule; choose a later layer", "DFT", "MelWeightMatrix", "STFT")
+refuse(
+    "sequences and optional values are not differentiated",
+    "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
+    "SequenceConstruct", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence",
+)  # fmt: skip
 refuse("it writes into a cache of earlier tokens", "TensorScatter")

@@ -1,5 +1,7 @@
 """Normalisations, and the softmax, which is one."""
 
+from functools import reduce
+
 import numpy as np
 
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
@@ -56,24 +58,18 @@ def _layer_normalization(n: Site, _: Value) -> Answers:
     """Take the mean's and the inverse deviation's cotangents too."""
     axes = list(range(n.axis(-1, n.x.rank), n.x.rank))
     unit, deviation = _centred(n, n.x, axes)
-    g, *others = (*n.cotangents, None, None)
-    total: Answer = ZERO
+    g, mean, inverse = [*n.cotangents, None, None][:3]
+    parts: list[Value] = []
     answers: list[Answer] = [ZERO, ZERO, ZERO]
     if g is not None:
-        total = _standardised(n, g * n.input(1), unit, deviation, axes)
-        answers = [total, g * unit, g]
-    mean, inverse = others[:2]
+        parts.append(_standardised(n, g * n.input(1), unit, deviation, axes))
+        answers = [ZERO, g * unit, g]
     if mean is not None:
-        share = divided_by_count(n, n.b.cast(mean, n.x.dtype), axes)
-        total = share if total is ZERO else total + share
+        parts.append(divided_by_count(n, n.b.cast(mean, n.x.dtype), axes))
     if inverse is not None:
-        share = (
-            divided_by_count(n, -n.b.cast(inverse, n.x.dtype), axes)
-            * unit
-            / (deviation * deviation)
-        )
-        total = share if total is ZERO else total + share
-    answers[0] = total if total is ZERO else n.b.expand(total, n.x)
+        share = divided_by_count(n, -n.b.cast(inverse, n.x.dtype), axes)
+        parts.append(share * unit / (deviation * deviation))
+    answers[0] = n.b.expand(reduce(lambda one, other: one + other, parts), n.x)
     return answers[: len(n.node.input)]
 
 
