@@ -57,7 +57,13 @@ class Graph:
         self.exporter = model.producer_name
         self.opsets = {domain_of(o.domain): o.version for o in model.opset_import}
         self.skeleton = strip_weights(model)
+        listed = list(self.skeleton.graph.node)
         self.nodes = sorted_nodes(self.skeleton.graph, source.name)
+        if any(one is not other for one, other in zip(self.nodes, listed, strict=True)):
+            copies = [NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+            del self.skeleton.graph.node[:]
+            self.skeleton.graph.node.extend(copies)
+            self.nodes = list(self.skeleton.graph.node)
         self._reads = {id(node): reads(node) for node in self.nodes}
         self.producer = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[NodeProto]] = {}
@@ -67,7 +73,7 @@ class Graph:
         self._folded: dict[str, NDArray[Any]] = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in self.skeleton.graph.initializer
         }
-        self.types = infer(self.skeleton)
+        self.types = infer(self.skeleton, source.name)
         check_constants(self)
         check_values(self, self.types, "any input")
 
@@ -176,20 +182,28 @@ class Graph:
 
     def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> "Graph":
         """Return the same graph with its types inferred for inputs of these shapes, batch free."""
+        specialised = object.__new__(Graph)
+        specialised.__dict__.update(self.__dict__)
+        specialised.types = {**self.types, **self._inferred(shapes, batch=False)}
+        return specialised
+
+    def check_run(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise UnsupportedError where inputs of these shapes lead to values of absurd size."""
+        what = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        check_values(self, self._inferred(shapes, batch=True), what)
+
+    def _inferred(self, shapes: Mapping[str, tuple[int, ...]], *, batch: bool) -> dict[str, Type]:
         skeleton = onnx.ModelProto()
         skeleton.CopyFrom(self.skeleton)
         del skeleton.graph.value_info[:]
         for value in skeleton.graph.input:
             for axis, n in enumerate(shapes.get(value.name, ())):
                 dim = value.type.tensor_type.shape.dim[axis]
-                if axis and not dim.HasField("dim_value"):
+                if (axis or batch) and not dim.HasField("dim_value"):
                     dim.dim_value = n
         for output in skeleton.graph.output:
             output.type.tensor_type.ClearField("shape")
-        specialised = object.__new__(Graph)
-        specialised.__dict__.update(self.__dict__)
-        specialised.types = {**self.types, **infer(skeleton)}
-        return specialised
+        return infer(skeleton, self.source.name)
 
     def refuse(self, node: NodeProto, reason: str) -> UnsupportedError:
         """Return the error that names a node, its operator and opset."""

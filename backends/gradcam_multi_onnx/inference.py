@@ -1,13 +1,21 @@
 """What shape inference tells of a graph's values."""
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import onnx
 from onnx import TensorProto
 
+from gradcam_multi_onnx.slices import check_slices
+
 Dim = int | str
 Shape = tuple[Dim, ...]
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_FOLLOWED = {
+    "Abs", "Add", "Cast", "Concat", "Div", "Gather", "Identity", "Max", "Min", "Mul", "Neg",
+    "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+}  # fmt: skip
+_MOST_AXES, _MOST_NUMBERS = 64, 1 << 20
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
@@ -36,10 +44,15 @@ class Type:
         return replace(self, dtype=TensorProto.FLOAT) if self.dtype in _HALF else self
 
 
-def infer(skeleton: onnx.ModelProto) -> dict[str, Type]:
-    """Return element types and shapes by value name, as far as they can be told."""
+def infer(skeleton: onnx.ModelProto, name: str = "the model") -> dict[str, Type]:
+    """Return element types and shapes by value name, as far as they can be told.
+
+    Raises ModelFileError, calling the model `name`, where inference would end the process.
+    """
+    numbers = _bounded(skeleton.graph)
+    check_slices(skeleton, name, numbers=numbers)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=numbers)
     except Exception:  # what inference cannot tell is learned from a run
         inferred = skeleton
     graph, types = inferred.graph, {}
@@ -49,6 +62,26 @@ def infer(skeleton: onnx.ModelProto) -> dict[str, Type]:
     for tensor in graph.initializer:
         types[tensor.name] = Type(tensor.data_type, tuple(tensor.dims))
     return types
+
+
+def _bounded(graph: onnx.GraphProto) -> bool:
+    """Return whether inference may follow the numbers of shapes through the graph.
+
+    A chain of Concat that doubles would have it hold trillions of them.
+    """
+    held = {t.name: prod(t.dims) for t in graph.initializer if len(t.dims) < 2}
+    for node in graph.node:
+        parts = [held.get(name, 0) for name in node.input]
+        if node.op_type in ("Shape", "Size"):
+            count = _MOST_AXES
+        elif node.op_type in _FOLLOWED:
+            count = sum(parts) if node.op_type in ("Concat", "Gather") else max(parts, default=0)
+        else:
+            count = 0
+        if count > _MOST_NUMBERS:
+            return False
+        held.update(dict.fromkeys(node.output, count))
+    return True
 
 
 def _type(value: onnx.ValueInfoProto) -> Type:
