@@ -1,6 +1,6 @@
 """What is prepared once for some layers: a forward session and one gradient graph per output."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -127,6 +127,12 @@ class Plan:
                 "with onnx.checker, and report it where it is sound",
             )
 
+    @property
+    def refused(self) -> bool:
+        """Whether an operator on the way to an output cannot be differentiated."""
+        failures = (each for each in self.backward.values() if isinstance(each, Failure))
+        return any(issubclass(failure.kind, UnsupportedError) for failure in failures)
+
     def tail(self, target: str) -> tuple[Tail, Forward | None]:
         """Return what runs forward from a target, and what tells it the values beside the target.
 
@@ -146,17 +152,23 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[Plan, bool]:  # fmt: skip
+    graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str], sized: Callable[[], Graph]
+) -> tuple[Plan, bool]:
     """Return a plan, and whether it holds for the inputs' shapes only.
 
-    The general one is tried first.
+    The general one is tried first. `sized` returns the graph for the inputs' shapes.
     """
     try:
-        return Plan(graph, targets, logits), False
+        plan = Plan(graph, targets, logits)
     except FreeExtent:
         try:
-            return Plan(graph.with_shapes(shapes), targets, logits), True
+            return Plan(sized(), targets, logits), True
         except FreeExtent as error:
             raise UnsupportedError(str(error)) from error
+    if not plan.refused:
+        return plan, False
+    try:
+        other = Plan(sized(), targets, logits)
+    except FreeExtent:
+        return plan, False
+    return (plan, False) if other.refused else (other, True)

@@ -64,9 +64,10 @@ def test_torch_exports(network: str, exporter: str, recorder: Recorder) -> None:
 def exported_by_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keras chooses its backend once in a process: torch needs one of its own."""
     folder = tmp_path_factory.mktemp("keras")
+    names = [name for name in BY_KERAS if (name, KERAS) not in EXPORTER_FAILS]
     script = Path(exports_keras.__file__).with_name("export_keras_by_torch.py")
     run = subprocess.run(
-        [sys.executable, str(script), str(folder), *BY_KERAS],
+        [sys.executable, str(script), str(folder), *names],
         capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "torch"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]

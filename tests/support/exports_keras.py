@@ -61,7 +61,14 @@ NETWORKS: dict[str, Network] = {
 def built(network: Network, seed: int = 0) -> Any:
     """Return a network with random weights and statistics."""
     keras.backend.clear_session()  # names count up from one again
-    return small.seeded(network.build(), seed)
+    model = small.seeded(network.build(), seed)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            for weight in layer.weights:  # pixels' statistics, which are no weights
+                if "count" not in weight.name:
+                    weight.assign(100 + 20 * abs(weight.numpy()))
+            layer.finalize_state()
+    return model
 
 
 def drawn(model: Any, count: int, seed: int = 0) -> Floats:

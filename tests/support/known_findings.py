@@ -3,6 +3,7 @@
 EXPORTER_FAILS: dict[tuple[str, str], str] = {
     ("keras_vit", "tf2onnx"): "tf2onnx writes an operator Erfc that no runtime knows",
     ("EfficientNetB0", "tf2onnx"): "tf2onnx turns the statistics of Normalization into inputs",
+    ("keras_vit", "Keras on torch"): "torch's old exporter refuses a layer normalisation's shape",
 }
 """No file, or one that ONNX Runtime refuses; the exporter's affair."""
 

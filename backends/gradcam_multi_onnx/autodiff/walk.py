@@ -42,8 +42,9 @@ def differentiate(
     builder = Builder(frozenset(graph.producer) | set(graph.types))
     seed = _seed(graph, builder, output)
     builder.extents_from(seed)
-    path = set(graph.dependents(targets) & graph.ancestors([output]))
-    sweep = Sweep(builder, registry, path, carriers(graph, registry, targets))
+    carrying = carriers(graph, registry, targets)
+    path = _carried(graph, targets, carrying) & graph.ancestors([output])
+    sweep = Sweep(builder, registry, path, carrying)
     sweep.arrived[output] = [seed]
     gradients: dict[str, Value] = {}
     for name in targets:
@@ -73,6 +74,15 @@ def differentiate(
             "name a layer on the way to it"
         )
     return _finish(graph, builder, seed, gradients)
+
+
+def _carried(graph: Graph, targets: Sequence[str], carriers: set[str]) -> set[str]:
+    """Return what depends on targets by more than integers, such as their shapes."""
+    found = set(targets)
+    for node in graph.nodes:
+        if any(n in found and (graph.type(n).floating or n in carriers) for n in reads(node)):
+            found.update(name for name in node.output if name)
+    return found
 
 
 def _seed(graph: Graph, builder: Builder, output: str) -> Value:
