@@ -15,6 +15,8 @@ from typing import Any, get_args
 from gradcam_multi.cam import method_named
 from gradcam_multi.errors import ExportError, suggest
 from gradcam_multi.explainer import Explainer
+from gradcam_multi.explainer import _chosen_output as chosen_output
+from gradcam_multi.layers import final_feature_map
 from gradcam_multi.plugins import installed
 from gradcam_multi.preprocess import Preprocess
 from gradcam_multi.spec import (
@@ -75,19 +77,21 @@ def export(
     native = Explainer(model, layer=layer, method=method, backend=backend, output=output)
     batch = check_inputs(native.model, inputs, prepare)
     # The user's own run comes first: what is asked wrongly is said in the user's own terms.
-    references = own_maps(native, batch)
-    first = references[0]
-    names = _output_names(native.model, batch, first.layer)
+    references = own_maps(native, batch) if kind == "heatmap" else []
+    explained, shown = (
+        (references[0].layer, references[0].output) if references else _chosen(native, batch)
+    )
+    names = _output_names(native.model, batch, explained)
     content = installed().to_onnx(model, batch, backend)
     # Where the model is such a file itself, its layers have names there; else a layer is found by
     # what it computes.
     own = installed().open(content).backend == native.model.backend
     order = ExportOrder(
         kind=kind,
-        layer=first.layer if own else _activations(native.model, batch, first.layer),
-        layer_name=first.layer,
-        output=first.output if own else names.index(first.output),
-        output_name=first.output,
+        layer=explained if own else _activations(native.model, batch, explained),
+        layer_name=explained,
+        output=shown if own else names.index(shown),
+        output_name=shown,
         method=method,
         inputs=batch,
         preprocess=_noted(prepare, native.model.inputs),
@@ -99,7 +103,7 @@ def export(
     if kind == "heatmap":
         check_heatmaps(built, order, references, tolerance)
     else:
-        check_gradients(built, order, references, tolerance, native.model)
+        check_gradients(built, order, tolerance, native.model)
     _write(target, built.data)
     return target
 
@@ -135,6 +139,14 @@ def _noted(prepare: Preprocess | None, specs: Sequence[TensorSpec]) -> str:
         if prepare.size is None and size[0] and size[1]:
             prepare = replace(prepare, size=(size[0], size[1]))
     return prepare.to_json()
+
+
+def _chosen(native: Explainer, batch: Inputs) -> tuple[str, str]:
+    """Names of the layer and the output that a gradient is for; the output may be a map."""
+    listed = native.layers(batch)
+    names = list(dict.fromkeys(entry.output for entry in listed if entry.output))
+    output = chosen_output(native.output, names)
+    return native.layer or final_feature_map(listed, output).name, output
 
 
 def _output_names(model: Model, batch: Inputs, layer: str) -> list[str]:

@@ -116,3 +116,24 @@ def test_a_file_that_only_says_so(tmp_path):
     onnx.helper.set_model_props(model, {"gradcam_multi.kind": "gradient"})
     with pytest.raises(gm.ModelError, match="says that it is a gradient file but returns logits"):
         gm.Explainer(model)
+
+
+def test_an_output_that_is_a_map(tmp_path):
+    """A segmentation network: no class target, but any cotangent of its class maps."""
+    model = onnx.load_from_string(conv_model(2, free=True))
+    del model.graph.node[5:]  # what is behind the last ReLU
+    model.graph.node.append(onnx.helper.make_node("Conv", ["r2", "w4"], ["logits"]))
+    w4 = np.random.default_rng(0).normal(size=(3, 6, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w4, "w4"))
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    dims[1].dim_value = 3
+    for name in ("height", "width"):
+        dims.add().dim_param = name
+    path = gm.export(model, tmp_path / "gradient.onnx", kind="gradient", layer="r2")
+    x = np.random.default_rng(1).normal(size=(2, 2, 10, 14)).astype(np.float32)
+    cotangent = np.random.default_rng(2).normal(size=(2, 3, 5, 7)).astype(np.float32)
+    feeds = {"x": x, "cotangent": cotangent}
+    (found,) = session_of(path).run(["gradients"], feeds)
+    wanted = np.einsum("nohw,oi->nihw", cotangent, w4[:, :, 0, 0])
+    # One product of float32 each, of three terms.
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
