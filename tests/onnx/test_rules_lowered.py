@@ -10,7 +10,7 @@ pytest.importorskip("onnx", reason="the ONNX backend is not installed")
 pytest.importorskip("onnxruntime", reason="the ONNX backend is not installed")
 
 import onnx
-from gradcam_multi_onnx.autodiff import registry
+from gradcam_multi_onnx.autodiff import registry, rules
 from gradcam_multi_onnx.autodiff.registry import Entry, Registry, lowering, vjp
 from gradcam_multi_onnx.autodiff.rules import REGISTRY
 from gradcam_multi_onnx.autodiff.walk import Gradient, differentiate
@@ -255,3 +255,25 @@ def test_a_lowering_may_refuse_and_is_given_known_attributes_only(own_registry: 
     graph = graph_of([node("Twice", ["x"], ["y"], domain="my.domain", a=1)], np.ones(2), {}, y=(2,))
     with pytest.raises(UnsupportedError, match="'a' is not understood"):
         differentiate(graph, ["x"], "y", own_registry)
+
+
+def test_third_parties_rules_enter_by_an_entry_point(
+    own_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Good:
+        name = "good"
+
+        def load(self) -> None:
+            vjp("Twice", domain="my.domain")(lambda n, g: (g * 2,))
+
+    class Bad(Good):
+        name = "bad"
+
+        def load(self) -> None:
+            raise ImportError("not here")
+
+    monkeypatch.setattr(rules, "entry_points", lambda group: [Bad(), Good()])
+    monkeypatch.setattr(rules, "BROKEN", {})
+    rules.load_rules()
+    assert own_registry.find("my.domain", "Twice", 1) is not None
+    assert list(rules.BROKEN) == ["bad"]

@@ -127,6 +127,8 @@ def function_body(graph: Forward, node: NodeProto) -> Body:
     """Return a node's body as ONNX defines the operator."""
     copy = widened_node(node)
     constants = _small(graph, {name for name in node.input if name})
+    if "" in copy.input:  # ONNX's inliner wants the type of every input
+        raise Refusal("an optional input before its last one is absent")
     model = _model(graph, [copy], [n for n in node.output if n], constants)
     return _standard(graph, model, {name: name for name in node.output if name}, constants)
 

@@ -16,12 +16,12 @@ def _einsum(n: Site, g: Value) -> Answers:
     values = [n.input(place) for place in range(len(n.node.input))]
     terms, result = _terms(n, values)
     extents: dict[str, Value] = {}
+    shapes: dict[str, Dim] = {}
     for term, value in zip(terms, values, strict=True):
-        for axis, letter in enumerate(term):
-            size = n.b.extent(value, axis)
-            known = extents.setdefault(letter, n.b.vector([size]))
-            if isinstance(size, int) and size == 1 and known is not n.b.vector([1]):
+        for letter, extent, axis in zip(term, value.shape, range(value.rank), strict=True):
+            if {extent, shapes.setdefault(letter, extent)} - {1} and 1 in (extent, shapes[letter]):
                 n.refuse("it broadcasts an extent of 1 within an index")
+            extents.setdefault(letter, n.b.vector([n.b.extent(value, axis)]))
     return tuple(
         _operand(n, g, place, terms, result, values, extents) if place in n.wanted else ZERO
         for place in range(len(values))

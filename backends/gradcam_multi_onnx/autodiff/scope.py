@@ -13,6 +13,7 @@ from gradcam_multi.errors import GradcamError, UnsupportedError
 from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder
 from gradcam_multi_onnx.autodiff.lowering import Body, inputs_of, mini_model, read_by, value_info
 from gradcam_multi_onnx.autodiff.site import Forward
+from gradcam_multi_onnx.autodiff.values import count
 from gradcam_multi_onnx.graph import Type
 from gradcam_multi_onnx.session import make_session, run
 
@@ -56,20 +57,25 @@ class Scope:
         return copy
 
     def _infer(self, nodes: list[NodeProto]) -> dict[str, Type]:
-        outer = [name for name in inputs_of(nodes) if name not in self._arrays]
-        inputs = [value_info(name, self._graph.type(name)) for name in outer]
-        known = {
-            name: self._graph.arrays([name])[name]
-            for name in outer
-            if self._graph.constant(name) and not self._graph.type(name).floating
-        }
-        inputs = [value for value in inputs if value.name not in known]
-        model = mini_model(nodes, inputs, {**self._arrays, **known}, self._made)
+        known = {name: array for name, array in self._arrays.items() if array.size <= _SMALL}
+        for name in inputs_of(nodes):
+            if name not in self._arrays and self._setting(name):
+                known |= self._graph.arrays([name])
+        inputs = [value_info(n, self.type(n)) for n in inputs_of(nodes) if n not in known]
+        model = mini_model(nodes, inputs, known, self._made)
         try:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         except Exception:  # then ranks are missing, and whoever needs them says so
             return {}
         return _types(model.graph, self._builder.fresh("extents"))
+
+    def _setting(self, name: str) -> bool:
+        """Return whether a value of the graph around is a small constant of integers."""
+        shape = self._graph.type(name).shape
+        if self._graph.type(name).floating or shape is None or not self._graph.constant(name):
+            return False
+        size = count(shape)
+        return size is not None and size <= _SMALL
 
     def _fold(self) -> None:
         """Infer types, compute what is constant, and so on until nothing changes."""
@@ -105,10 +111,9 @@ class Scope:
                 if name in self._arrays:
                     feeds[name] = self._arrays[name]
                 elif name not in self._made and self._graph.constant(name):
-                    size = self._graph.type(name).shape
-                    if size is None or not all(isinstance(n, int) for n in size):
-                        return False
-                    if most is not None and np.prod([int(n) for n in size]) > most:
+                    shape = self._graph.type(name).shape
+                    size = None if shape is None else count(shape)
+                    if size is None or (most is not None and size > most):
                         return False
                     feeds[name] = self._graph.arrays([name])[name]
                 else:
