@@ -148,8 +148,8 @@ def _with_constants(graph: Graph, values: Feeds, sample: Feeds, free: set[str]) 
     skeleton.graph.initializer.extend(
         numpy_helper.from_array(array, name) for name, array in values.items() if name not in made
     )
-    for value in skeleton.graph.input:
-        for axis, n in enumerate(np.shape(sample.get(value.name, ()))):
+    for value in skeleton.graph.input:  # weights are among them
+        for axis, n in enumerate(sample[value.name].shape if value.name in sample else ()):
             if axis or value.name not in free:
                 value.type.tensor_type.shape.dim[axis].dim_value = n
     for output in skeleton.graph.output:

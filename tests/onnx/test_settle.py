@@ -42,7 +42,8 @@ CONSTANTS = {
 
 
 def test_what_the_batch_decides_stays_variable() -> None:
-    graph = Graph(open_source(model(PADDED, CONSTANTS, ["n", 2, 8, 7], "y")))
+    constants = {**CONSTANTS, "large": np.ones((80, 80), np.float32)}
+    graph = Graph(open_source(model(PADDED, constants, ["n", 2, 8, 7], "y")))
     fixed = settled(graph, {"x": np.ones((1, 2, 8, 7), np.float32)}, ["x"])
     assert fixed.constant("height")
     assert fixed.constant("pads")
@@ -50,6 +51,7 @@ def test_what_the_batch_decides_stays_variable() -> None:
     assert not fixed.constant("shape")
     assert fixed.arrays(["pads"])["pads"].tolist() == [0, 0, 2, 0, 0, 0, 0, 0]
     assert fixed.type("padded").shape[1:] == (2, 10, 7)
+    assert fixed.type("large").shape == graph.type("large").shape == (80, 80)
     assert not graph.constant("pads")
 
 
