@@ -6,6 +6,7 @@ the source when a gradient graph needs them.
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import onnx
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi.errors import InputError, ModelFileError, UnsupportedError
-from gradcam_multi_onnx.external import load, locate
+from gradcam_multi_onnx.external import is_external, load, locate
 from gradcam_multi_onnx.inference import FLOATS as FLOATS
 from gradcam_multi_onnx.inference import Dim as Dim
 from gradcam_multi_onnx.inference import Shape as Shape
@@ -153,6 +154,17 @@ class Graph:
         lift_constants(model)
         tensors = [t for t in model.graph.initializer if t.name in wanted]
         return tensors if referenced else [load(self.source, tensor) for tensor in tensors]
+
+    def beside(self, names: Iterable[str]) -> list[TensorProto]:
+        """Return those large weights that lie beside the model in full precision, not loaded."""
+        if not self.source.home:
+            return []
+        full = (TensorProto.FLOAT, TensorProto.DOUBLE)
+        tensors = self.tensors(self.weights & set(names), referenced=True)
+        return [
+            tensor for tensor in tensors
+            if is_external(tensor) and tensor.data_type in full and prod(tensor.dims) > SMALL
+        ]  # fmt: skip
 
     def between(self, results: Iterable[str], given: frozenset[str]) -> list[NodeProto]:
         """Return the nodes that compute the results from the given values, in execution order."""

@@ -53,7 +53,7 @@ class Backward:
         # compute, waking more of them costs ten times what they save (0.6 against 6 ms).
         threads = 0 if self._heavy() else 1
         data = self.gradient.model.SerializeToString()
-        return make_session(data, self._source.providers, threads=threads)
+        return make_session(data, self._source.providers, self._source.folder, threads)
 
     def _heavy(self) -> bool:
         graph = self.gradient.model.graph
@@ -113,7 +113,9 @@ class Plan:
 
     def _differentiate(self, value: str) -> Backward | Failure:
         try:
-            return Backward(self.graph, differentiate(self.graph, self.targets, value))
+            return Backward(
+                self.graph, differentiate(self.graph, self.targets, value, referenced=True)
+            )
         except FreeExtent:
             raise
         except GradcamError as error:

@@ -170,8 +170,8 @@ def test_an_unsound_gradient_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
     right = plan.differentiate
 
-    def wrong(*args: Any) -> Any:
-        made = right(*args)
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        made = right(*args, **kwargs)
         made.model.graph.node[0].op_type = "Nonsense"
         return made
 

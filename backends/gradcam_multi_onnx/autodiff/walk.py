@@ -31,10 +31,13 @@ class Gradient:
 
 
 def differentiate(
-    graph: Graph, targets: Sequence[str], output: str, registry: Registry | None = None
-) -> Gradient:
+    graph: Graph, targets: Sequence[str], output: str, registry: Registry | None = None, *,
+    referenced: bool = False,
+) -> Gradient:  # fmt: skip
     """Return the graph that carries a cotangent of one value back to others.
 
+    Large weights that lie beside the model are loaded, or `referenced` where they are: such a graph
+    needs a session whose folder is the source's.
     Raises UnsupportedError at an operator that cannot be differentiated, and LayerNotOnPathError
     where the output depends on no target.
     """
@@ -73,7 +76,7 @@ def differentiate(
             f"output {output!r} does not depend on {' or '.join(map(repr, targets))}; "
             "name a layer on the way to it"
         )
-    return _finish(graph, builder, seed, gradients)
+    return _finish(graph, builder, seed, gradients, referenced=referenced)
 
 
 def _carried(graph: Graph, targets: Sequence[str], carriers: set[str]) -> set[str]:
@@ -105,7 +108,9 @@ def _refused(graph: Graph, node: NodeProto, error: Refusal, output: str) -> Unsu
     return UnsupportedError(f"{graph.refuse(node, str(error))}; {later}")
 
 
-def _finish(graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Value]) -> Gradient:
+def _finish(
+    graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Value], *, referenced: bool
+) -> Gradient:
     results = {}
     for name, g in gradients.items():
         results[name] = builder.op("Identity", g, shape=g.shape).name
@@ -116,9 +121,11 @@ def _finish(graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Va
     forward = sorted(needed - set(builder.tensors))
     constants = [name for name in forward if graph.constant(name)]
     read = tuple(name for name in forward if name not in constants)
-    weights = [
+    weights = graph.beside(constants) if referenced else []
+    beside = {tensor.name for tensor in weights}
+    weights += [
         numpy_helper.from_array(as_float(array), name)
-        for name, array in graph.arrays(constants).items()
+        for name, array in graph.arrays(set(constants) - beside).items()
     ]
     sources = [builder.source(name, graph.type(name)) for name in read]
     inputs = [
