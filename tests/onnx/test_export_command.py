@@ -23,7 +23,7 @@ real = pytest.mark.skipif(
 )
 
 # Half precision: 11 bits, and after the conversion of opset 7 ONNX Runtime rounds elsewhere.
-# Measured: 7e-4 for the top classes, 1e-3 for other ones.
+# Measured for the top classes: at most 1.4e-3 (gradcam++).
 TOLERANCES = {"squeezenet1_1": 1e-4, "squeezenet1_1_fp16": 5e-3}
 
 
@@ -92,8 +92,8 @@ def test_the_real_network(tmp_path, name, method):
     assert [int(chosen[0]) for chosen, _ in found] == list(expected.classes)
     heatmaps = np.concatenate([heatmap for _, heatmap in found])
     np.testing.assert_allclose(heatmaps, expected.heatmap, rtol=0, atol=TOLERANCES[name])
-    # Another class, in float32 only: a sparse map of few cells, each behind a ReLU's mask, is not
-    # the same after a rounding to 11 bits.
+    # Another class, in float32 only: where its map is of few cells, each behind a ReLU's mask, it is
+    # not the same after a rounding to 11 bits (layercam: up to 0.35 in one photograph of fourteen).
     if dtype == np.float32:
         others = [(c + 7) % 1000 for c in expected.classes]
         expected = gm.Explainer(model, method=method)(inputs, others)
