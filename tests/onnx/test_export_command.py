@@ -92,8 +92,8 @@ def test_the_real_network(tmp_path, name, method):
     assert [int(chosen[0]) for chosen, _ in found] == list(expected.classes)
     heatmaps = np.concatenate([heatmap for _, heatmap in found])
     np.testing.assert_allclose(heatmaps, expected.heatmap, rtol=0, atol=TOLERANCES[name])
-    # Another class, in float32 only: where its map is of few cells, each behind a ReLU's mask, it is
-    # not the same after a rounding to 11 bits (layercam: up to 0.35 in one photograph of fourteen).
+    # Another class, in float32 only: where its map is of few cells, each behind a ReLU's mask, it
+    # is not the same after a rounding to 11 bits (layercam: 0.35 in one photograph of fourteen).
     if dtype == np.float32:
         others = [(c + 7) % 1000 for c in expected.classes]
         expected = gm.Explainer(model, method=method)(inputs, others)
