@@ -2,10 +2,11 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnx import TensorProto
+import onnx
+from onnx import NodeProto, TensorProto
 
 from gradcam_multi.errors import ModelFileError
 from gradcam_multi_onnx.source import Source
@@ -16,6 +17,41 @@ _MEMORY_MARK = "*/"  # ONNX Runtime reads such a location's offset as an address
 def is_external(tensor: TensorProto) -> bool:
     """Return whether a tensor's data lie in a file of their own."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def tensors_of(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a graph: initialisers, attributes, and those of its bodies."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _tensors_of_node(node)
+
+
+def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a model, its functions included."""
+    yield from tensors_of(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _tensors_of_node(node)
+    for training in model.training_info:  # nobody runs it, but it lies in what is handed on
+        yield from tensors_of(training.initialization)
+        yield from tensors_of(training.algorithm)
+
+
+def _tensors_of_node(node: NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+        if attribute.HasField("g"):
+            yield from tensors_of(attribute.g)
+        for body in attribute.graphs:
+            yield from tensors_of(body)
 
 
 def locate(source: Source, tensors: Iterable[TensorProto]) -> Source:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi.errors import InputError, ModelFileError, UnsupportedError
-from gradcam_multi_onnx.external import is_external, load, locate
+from gradcam_multi_onnx.external import all_tensors, is_external, load, locate
 from gradcam_multi_onnx.inference import FLOATS as FLOATS
 from gradcam_multi_onnx.inference import Dim as Dim
 from gradcam_multi_onnx.inference import Shape as Shape
@@ -27,7 +27,7 @@ from gradcam_multi_onnx.order import subgraphs as subgraphs
 from gradcam_multi_onnx.session import make_session, one_line, run
 from gradcam_multi_onnx.skeleton import SMALL, lift_constants, strip_weights
 from gradcam_multi_onnx.source import Source
-from gradcam_multi_onnx.validate import all_tensors, validate
+from gradcam_multi_onnx.validate import validate
 
 
 def domain_of(name: str) -> str:

@@ -3,7 +3,7 @@
 What is native behind this (shape inference, inlining, ONNX Runtime) gets well-formed graphs only.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -76,41 +76,6 @@ def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
         if not 0 < version < _NUMBER:
             raise _Damaged(f"it imports version {version} of domain {domain or 'ai.onnx'!r}")
     return versions
-
-
-def tensors_of(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Yield every tensor of a graph: initialisers, attributes, and those of its bodies."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _tensors_of_node(node)
-
-
-def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Yield every tensor of a model, its functions included."""
-    yield from tensors_of(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            yield from _tensors_of_node(node)
-    for training in model.training_info:  # nobody runs it, but it lies in what is handed on
-        yield from tensors_of(training.initialization)
-        yield from tensors_of(training.algorithm)
-
-
-def _tensors_of_node(node: NodeProto) -> Iterator[TensorProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        if attribute.HasField("sparse_tensor"):
-            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-        for sparse in attribute.sparse_tensors:
-            yield from (sparse.values, sparse.indices)
-        if attribute.HasField("g"):
-            yield from tensors_of(attribute.g)
-        for body in attribute.graphs:
-            yield from tensors_of(body)
 
 
 def _limit(size: int) -> int:
