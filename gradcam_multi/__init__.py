@@ -2,6 +2,7 @@
 
 from gradcam_multi.cam import METHODS, Method, Status
 from gradcam_multi.errors import (
+    ExportError,
     GradcamError,
     ImageError,
     InputError,
@@ -15,6 +16,7 @@ from gradcam_multi.errors import (
 )
 from gradcam_multi.explainer import CamWarning, Explainer, explain, layers
 from gradcam_multi.explanation import Explanation
+from gradcam_multi.export import export
 from gradcam_multi.geometry import Geometry
 from gradcam_multi.hooks import hookimpl
 from gradcam_multi.images import load_image
@@ -33,6 +35,7 @@ __all__ = [
     "ClassScore",
     "Explainer",
     "Explanation",
+    "ExportError",
     "Geometry",
     "GradcamError",
     "ImageError",
@@ -56,6 +59,7 @@ __all__ = [
     "Trace",
     "UnsupportedError",
     "explain",
+    "export",
     "final_feature_map",
     "hookimpl",
     "layers",

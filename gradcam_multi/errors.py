@@ -8,7 +8,8 @@
     │   ├── UnknownBackendError       no adapter of that name
     │   ├── MissingExtraError         its framework is not installed
     │   ├── ModelFileError            the file is damaged, or not what its name says
-    │   └── UnsupportedError          a part of the model cannot be differentiated
+    │   ├── UnsupportedError          a part of the model cannot be differentiated
+    │   └── ExportError               no file can be written that explains the model
     ├── LayerError
     │   ├── UnknownLayerError         no layer of that name
     │   ├── NoDefaultLayerError       no feature map qualifies; name one
@@ -57,6 +58,10 @@ class ModelFileError(ModelError, ValueError):
 
 class UnsupportedError(ModelError, ValueError):
     """A part of the model between the layer and the score cannot be differentiated."""
+
+
+class ExportError(ModelError, ValueError):
+    """No file can be written that gives the model's own maps."""
 
 
 class LayerError(GradcamError, ValueError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from gradcam_multi.spec import Model
+from gradcam_multi.spec import Exported, ExportOrder, Inputs, Model
 
 if TYPE_CHECKING:
     from gradcam_multi.demo.networks import DemoNetwork
@@ -35,3 +35,18 @@ def gradcam_multi_build(network: "DemoNetwork") -> Any:
     Returns a model object that `gradcam_multi_open` claims. The demo and the conformance kit use
     it to hand the same weights to every framework.
     """
+
+
+@hookspec(firstresult=True)
+def gradcam_multi_to_onnx(model: Any, inputs: Inputs) -> "str | bytes | None":
+    """Return a model as ONNX, a file's path or its content, or None where it is somebody else's.
+
+    Inputs and outputs are in the model's own order. `inputs` are a batch that the model takes, for
+    frameworks that have to run it. Raises MissingExtraError where something needed is absent,
+    UnsupportedError where the framework's own export fails.
+    """
+
+
+@hookspec(firstresult=True)
+def gradcam_multi_export(model: "str | bytes", order: ExportOrder) -> Exported | None:
+    """Build a file that explains the ONNX model as `order` says, to be checked by the caller."""

@@ -23,12 +23,15 @@ class Layers(tuple[Layer, ...]):
         return Layers(layer for layer in self if layer.spatial)
 
     def __str__(self) -> str:
-        rows = [("", "layer", "kind", "shape", "grid")]
+        told = any(layer.source for layer in self)
+        rows = [("", "layer", "kind", "shape", "grid", *(("source",) if told else ()))]
         for layer in self:
             grid = (
                 "x".join("?" if n is None else str(n) for n in layer.grid) if layer.spatial else ""
             )
-            rows.append(("*" if layer.default else "", layer.name, layer.kind, _shape(layer), grid))
+            mark, source = "*" if layer.default else "", layer.source or ""
+            row = (mark, layer.name, layer.kind, _shape(layer), grid)
+            rows.append((*row, source) if told else row)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()

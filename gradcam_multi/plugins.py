@@ -7,8 +7,8 @@ from typing import Any
 import pluggy
 
 from gradcam_multi import hooks
-from gradcam_multi.errors import UnknownBackendError, UnknownModelError, suggest
-from gradcam_multi.spec import Model
+from gradcam_multi.errors import ExportError, UnknownBackendError, UnknownModelError, suggest
+from gradcam_multi.spec import Exported, ExportOrder, Inputs, Model
 
 
 def entry_points(group: str) -> Iterable[Any]:
@@ -73,6 +73,30 @@ class Plugins:
     def build(self, network: Any, backend: str) -> Any:
         """Have the named adapter build a described network in its framework."""
         return self._caller("gradcam_multi_build", backend)(network=network)
+
+    def to_onnx(self, model: Any, inputs: Inputs, backend: str | None = None) -> str | bytes:
+        """Have the adapter that claims a model, or the named one, give it as ONNX."""
+        found = self._caller("gradcam_multi_to_onnx", backend)(model=model, inputs=inputs)
+        if found is None:
+            raise ExportError(
+                f"a {_class_name(model)} cannot become ONNX: no adapter gives it as such a file; "
+                "export it by its framework and give the .onnx file"
+            )
+        content: str | bytes = found
+        return content
+
+    def export(self, model: str | bytes, order: ExportOrder) -> Exported:
+        """Have an adapter build a file that explains an ONNX model."""
+        built: Exported | None = self._caller("gradcam_multi_export", None)(
+            model=model, order=order
+        )
+        if built is None:
+            raise ExportError(
+                "no installed adapter writes explanations as files; "
+                'install "gradcam-multi[onnx]"'
+                f"{self._broken_note()}"
+            )
+        return built
 
     def _broken_note(self) -> str:
         notes = [f"{name} ({type(e).__name__}: {e})" for name, e in sorted(self.broken.items())]

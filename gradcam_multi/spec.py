@@ -48,7 +48,8 @@ class Layer:
     framework lays it out, batch axis first, None where free; `channel_axis` is its channel axis,
     or None where it has none. `inputs` are the names of the layers that it reads. `output` is the
     name of the model output that it makes, or None. `default` marks the final feature map; the
-    core sets it.
+    core sets it. `source` is the module of the exported program that it comes from, for models
+    in a file whose exporter wrote that down.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Layer:
     inputs: tuple[str, ...] = ()
     output: str | None = None
     default: bool = False
+    source: str | None = None
 
     @property
     def grid(self) -> tuple[int | None, ...]:
@@ -128,4 +130,49 @@ class Model(Protocol):
 
         Leaves the model as found, on success and on failure. Raises UnknownLayerError,
         LayerNotReachedError or InputError.
+        """
+
+
+Kind = Literal["heatmap", "gradient"]
+ClassInput = Literal["optional", "required"]
+
+
+@dataclass(frozen=True)
+class ExportOrder:
+    """What is asked of an adapter that writes explanations as files.
+
+    `layer` is a layer's name, or its activations (N, C, *grid) for `inputs`, by which it is found
+    where the model came from another framework; `output` is an output's name, or its position.
+    `layer_name` and `output_name` are what the caller calls the two. `inputs` are those that the
+    file is checked with. `preprocess` is JSON, or empty.
+    """
+
+    kind: Kind
+    layer: str | Array
+    layer_name: str
+    output: str | int
+    output_name: str
+    method: str
+    inputs: Inputs
+    preprocess: str = ""
+    opset: int | None = None
+    class_input: ClassInput = "optional"
+
+
+@runtime_checkable
+class Exported(Protocol):
+    """A file that was built and not yet written."""
+
+    @property
+    def data(self) -> bytes:
+        """The file's content."""
+
+    @property
+    def half(self) -> bool:
+        """Whether the model computes in half precision, so that maps agree to fewer digits."""
+
+    def run(self, inputs: Inputs, classes: NDArray[np.int64] | None) -> Mapping[str, Array]:
+        """Run the file in its stock runtime: `scores`, `class` and `heatmap` of a heatmap file.
+
+        `classes` (N,) are the classes to explain; None leaves the choice to the file.
         """

@@ -7,6 +7,7 @@ from onnx import NodeProto
 from gradcam_multi.spec import Layer, Role
 from gradcam_multi_onnx.channels import channel_axes
 from gradcam_multi_onnx.graph import Graph, reads
+from gradcam_multi_onnx.origin import origin_of
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(
@@ -58,6 +59,7 @@ def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
                     channel_axis=channels.get(name),
                     inputs=before,
                     output=name if name in own else None,
+                    source=origin_of(node, graph.exporter),
                 )
             )
     return tuple(layers)

@@ -9,6 +9,7 @@ from threading import RLock
 from typing import Any
 
 import onnx
+from onnx import TensorProto
 
 from gradcam_multi.errors import InputError, ModelFileError, UnknownLayerError, suggest
 from gradcam_multi.spec import Inputs, Layer, Layout, TensorSpec
@@ -20,13 +21,17 @@ from gradcam_multi_onnx.graph import Graph, Type
 from gradcam_multi_onnx.layers import aliases, find_layers
 from gradcam_multi_onnx.plan import Plan, make_plan
 from gradcam_multi_onnx.session import Forward
+from gradcam_multi_onnx.settle import settled
 from gradcam_multi_onnx.source import Source
 from gradcam_multi_onnx.trace import OnnxTrace
 
 _PLANS = 4
 """Kept per model: each holds a session, and a session its own copy of the weights."""
 
+_SIZES = 1000  # shapes of inputs whose values' sizes are known to be sane
+
 _NUMBERS = "fiub"
+_NAMED = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
 class OnnxModel:
@@ -40,6 +45,7 @@ class OnnxModel:
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._shaped: set[tuple[str, ...]] = set()
         self._learned = False
+        self._sane: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         if not self.outputs:
             raise ModelFileError(f"{source.name} has no numeric output; nothing can be explained")
         if not self.inputs:
@@ -51,10 +57,10 @@ class OnnxModel:
         specs = []
         for value in self._graph.inputs:
             kind = self._graph.type(value.name)
-            if kind.shape is None:
+            if kind.shape is None or kind.dtype not in _NAMED:
                 raise ModelFileError(
-                    f"input {value.name!r} of {self._graph.source.name} has no tensor shape; "
-                    "export the model with one"
+                    f"input {value.name!r} of {self._graph.source.name} has no tensor type "
+                    "with a shape; export the model with one"
                 )
             spec = _spec(value.name, kind)
             specs.append(replace(spec, layout=self._layout(spec, self._axes.get(value.name))))
@@ -137,9 +143,27 @@ class OnnxModel:
             if unknown:
                 found = Forward(self._graph.source, (), unknown)(self._sample(feeds))
                 self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
-                for derived in ("_axes", "_names", "inputs", "outputs", "_logits"):
-                    self.__dict__.pop(derived, None)
+            if all(n is not None for spec in self.inputs for n in spec.shape[1:]):
+                self._graph = self._settled(self._graph, feeds)
+            for derived in ("_axes", "_names", "inputs", "outputs", "_logits"):
+                self.__dict__.pop(derived, None)
             self._learned = True
+
+    def _for_size(self, feeds: Feeds) -> Graph:
+        """Return the graph for inputs of one size, any number of them where the model allows."""
+        shapes = {name: array.shape for name, array in feeds.items()}
+        return self._settled(self._graph.with_shapes(shapes), feeds, measure=True)
+
+    def _settled(self, graph: Graph, feeds: Feeds, *, measure: bool = False) -> Graph:
+        free = [spec.name for spec in self.inputs if spec.shape and spec.shape[0] is None]
+        return settled(graph, self._sample(feeds), free, measure=measure)
+
+    def _check_size(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Raise UnsupportedError where one item of these shapes leads to values of absurd size."""
+        key = tuple(shapes.items())
+        if key not in self._sane and any(None in spec.shape for spec in self.inputs):
+            self._graph.check_run(shapes)
+            self._sane = {*self._sane, key} if len(self._sane) < _SIZES else {key}
 
     def _sample(self, feeds: Feeds) -> Feeds:
         """Return one item, or as many as the model is fixed to."""
@@ -149,13 +173,15 @@ class OnnxModel:
         return {name: array[:1] if array.ndim else array for name, array in first.items()}
 
     def _plan(self, targets: tuple[str, ...], feeds: Feeds) -> Plan:
-        shapes = {name: array.shape for name, array in feeds.items()}
-        spatial = tuple((name, shape[1:]) for name, shape in shapes.items())
+        spatial = tuple((name, array.shape[1:]) for name, array in feeds.items())
         with self._lock:
+            self._check_size({name: array.shape for name, array in self._sample(feeds).items()})
             self._learn(feeds)
             key = (targets, spatial if targets in self._shaped else None)
             if key not in self._plans:
-                plan, shaped = make_plan(self._graph, targets, self._logits, shapes)
+                plan, shaped = make_plan(
+                    self._graph, targets, self._logits, lambda: self._for_size(feeds)
+                )
                 if shaped:
                     self._shaped.add(targets)
                     key = (targets, spatial)

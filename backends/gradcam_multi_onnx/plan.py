@@ -1,12 +1,13 @@
 """What is prepared once for some layers: a forward session and one gradient graph per output."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import GradcamError, UnsupportedError
@@ -14,9 +15,15 @@ from gradcam_multi_onnx.autodiff.registry import FreeExtent
 from gradcam_multi_onnx.autodiff.walk import Gradient, differentiate
 from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.replay import Tail
-from gradcam_multi_onnx.session import Forward, Session, as_float, make_session, run
+from gradcam_multi_onnx.session import Forward, Session, as_float, make_session, one_line, run
+from gradcam_multi_onnx.skeleton import SMALL
 
 _LIGHT = 1 << 23  # weights, a guess between a classifier (2 million) and VGG's (120 million)
+
+_INCONSISTENT = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 Values = Mapping[str, NDArray[Any]]
 
@@ -38,6 +45,7 @@ class Backward:
 
     def __init__(self, graph: Graph, gradient: Gradient) -> None:
         self.gradient, self._source = gradient, graph.source
+        _check(gradient.model)
 
     @cached_property
     def _session(self) -> Session:
@@ -45,7 +53,7 @@ class Backward:
         # compute, waking more of them costs ten times what they save (0.6 against 6 ms).
         threads = 0 if self._heavy() else 1
         data = self.gradient.model.SerializeToString()
-        return make_session(data, self._source.providers, threads=threads)
+        return make_session(data, self._source.providers, self._source.folder, threads)
 
     def _heavy(self) -> bool:
         graph = self.gradient.model.graph
@@ -60,6 +68,28 @@ class Backward:
         results = self.gradient.results
         found = run(self._session, feeds, results.values())
         return {target: found[name] for target, name in results.items()}
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Raise UnsupportedError where a gradient graph is not sound ONNX, its types included."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = model.graph.name
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:  # weights by their type alone: the checker copies all
+        if prod(tensor.dims) <= SMALL:
+            light.graph.initializer.add().CopyFrom(tensor)
+        else:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    try:
+        onnx.checker.check_model(light, full_check=True)
+    except Exception as error:  # native code: its classes have no common root
+        raise UnsupportedError(
+            f"the gradient graph is not valid ONNX: {one_line(error)}; report the model"
+        ) from error
 
 
 class Plan:
@@ -83,11 +113,27 @@ class Plan:
 
     def _differentiate(self, value: str) -> Backward | Failure:
         try:
-            return Backward(self.graph, differentiate(self.graph, self.targets, value))
+            return Backward(
+                self.graph, differentiate(self.graph, self.targets, value, referenced=True)
+            )
         except FreeExtent:
             raise
         except GradcamError as error:
             return Failure(type(error), str(error))
+        except _INCONSISTENT as error:
+            # A rule trusts what operators promise each other; a damaged model may not keep it.
+            return Failure(
+                UnsupportedError,
+                f"the gradient of {value!r} cannot be built ({type(error).__name__}: "
+                f"{one_line(error)}): the operators before it do not fit together; check the model "
+                "with onnx.checker, and report it where it is sound",
+            )
+
+    @property
+    def refused(self) -> bool:
+        """Whether an operator on the way to an output cannot be differentiated."""
+        failures = (each for each in self.backward.values() if isinstance(each, Failure))
+        return any(issubclass(failure.kind, UnsupportedError) for failure in failures)
 
     def tail(self, target: str) -> tuple[Tail, Forward | None]:
         """Return what runs forward from a target, and what tells it the values beside the target.
@@ -108,17 +154,23 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[Plan, bool]:  # fmt: skip
+    graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str], sized: Callable[[], Graph]
+) -> tuple[Plan, bool]:
     """Return a plan, and whether it holds for the inputs' shapes only.
 
-    The general one is tried first.
+    The general one is tried first. `sized` returns the graph for the inputs' shapes.
     """
     try:
-        return Plan(graph, targets, logits), False
+        plan = Plan(graph, targets, logits)
     except FreeExtent:
         try:
-            return Plan(graph.with_shapes(shapes), targets, logits), True
+            return Plan(sized(), targets, logits), True
         except FreeExtent as error:
             raise UnsupportedError(str(error)) from error
+    if not plan.refused:
+        return plan, False
+    try:
+        other = Plan(sized(), targets, logits)
+    except FreeExtent:
+        return plan, False
+    return (plan, False) if other.refused else (other, True)

@@ -9,7 +9,7 @@ from gradcam_multi.hooks import hookimpl
 
 if TYPE_CHECKING:
     from gradcam_multi.demo.networks import DemoNetwork
-    from gradcam_multi.spec import Model
+    from gradcam_multi.spec import Exported, ExportOrder, Model
 
 _CLASSES = {("onnx", "ModelProto"), ("onnxruntime", "InferenceSession")}
 
@@ -39,10 +39,17 @@ def gradcam_multi_open(model: Any) -> "Model | None":
     if not _claims(model):
         return None
     _require()
+    from gradcam_multi_onnx.export.metadata import read
     from gradcam_multi_onnx.model import OnnxModel
     from gradcam_multi_onnx.source import open_source
 
-    return OnnxModel(open_source(model))
+    source = open_source(model)
+    properties = read(source)
+    if properties.get("kind") == "gradient":
+        from gradcam_multi_onnx.export.recognised import GradientFile
+
+        return GradientFile(source, properties)
+    return OnnxModel(source)
 
 
 @hookimpl
@@ -52,3 +59,24 @@ def gradcam_multi_build(network: "DemoNetwork") -> Any:
     from gradcam_multi_onnx.demo import build
 
     return build(network)
+
+
+@hookimpl
+def gradcam_multi_to_onnx(model: Any, inputs: Any) -> "str | bytes | None":
+    """Return a path as it is, anything else that is claimed as bytes."""
+    if not _claims(model):
+        return None
+    _require()
+    from gradcam_multi_onnx.source import open_source
+
+    source = open_source(model)
+    return str(source.path) if source.path else source.read()
+
+
+@hookimpl
+def gradcam_multi_export(model: "str | bytes", order: "ExportOrder") -> "Exported":
+    """Build a file of standard operators that explains the model."""
+    _require()
+    from gradcam_multi_onnx.export.build import build
+
+    return build(model, order)

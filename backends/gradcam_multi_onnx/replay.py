@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from gradcam_multi_onnx.external import load
 from gradcam_multi_onnx.graph import Graph, Type, reads, subgraphs
 from gradcam_multi_onnx.session import as_float, make_session, run
 
@@ -31,7 +32,11 @@ class Tail:
         self.boundary = tuple(sorted((read & fixed) - {given}))
         inputs = [_value(name, graph.type(name).widened) for name in (given, *self.boundary)]
         outputs = [_value(name, graph.type(name).widened) for name in results if name != given]
-        tensors = [_widened_tensor(t) for t in graph.tensors(read & graph.weights)]
+        # Weights beside the model stay there, for ONNX Runtime to map, unless they are widened.
+        tensors = [
+            _widened_tensor(load(graph.source, t)) if t.data_type == TensorProto.FLOAT16 else t
+            for t in graph.tensors(read & graph.weights, referenced=True)
+        ]
         body = onnx.helper.make_graph(nodes, "tail", inputs, outputs, tensors)
         self._session = make_session(
             graph.model(body).SerializeToString(), graph.source.providers, graph.source.folder

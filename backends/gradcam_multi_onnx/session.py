@@ -37,9 +37,13 @@ def make_session(
         options.add_session_config_entry(_FOLDER, folder)
     chosen = providers if providers is not None else default_providers()
     try:
-        return ort.InferenceSession(
+        session = ort.InferenceSession(
             data, options, providers=[(name, dict(settings)) for name, settings in chosen]
         )
+        if session.get_providers() == ["CPUExecutionProvider"]:
+            # Kept for a second attempt on the CPU, and as large as the weights.
+            session._model_bytes = None
+        return session
     except Exception as error:  # each refusal has a class of its own, all outside a common root
         raise ModelFileError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ class Source:
     """The serialised model, in memory or in a file, and the providers that its owner chose.
 
     `name` is what error messages call it; `stamp` is the file's size and time when opened.
+    External data may lie in one of the `folders` and does lie in `home`.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Source:
     data: bytes = b""
     providers: Providers | None = None
     stamp: tuple[int, int] = field(default=(0, 0))
+    folders: tuple[Path, ...] = ()
+    home: Path | None = None
 
     def read(self) -> bytes:
         """Return the serialised model. Raises ModelFileError where the file is gone or changed."""
@@ -40,9 +43,9 @@ class Source:
 
     def parse(self) -> onnx.ModelProto:
         """Return the model, without external data. Raises ModelFileError where it is not ONNX."""
-        model = onnx.ModelProto()
+        model, data = onnx.ModelProto(), self.read()
         try:
-            model.ParseFromString(self.read())
+            model.ParseFromString(data)
         except DecodeError as error:
             raise ModelFileError(
                 f"{self.name} is not an ONNX model: its content cannot be parsed as one; "
@@ -58,7 +61,15 @@ class Source:
     @property
     def folder(self) -> str:
         """The folder against which external data is resolved, or ''."""
-        return str(self.path.resolve().parent) if self.path else ""
+        return str(self.home) if self.home else ""
+
+    def at(self, home: Path) -> "Source":
+        """Return the same with the folder of its external data known."""
+        return replace(self, home=home)
+
+    def rewritten(self, data: bytes) -> "Source":
+        """Return another model in memory, whose external data are where this one's are."""
+        return replace(self, data=data, path=None, stamp=(0, 0))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -70,11 +81,20 @@ def _from_path(path: Path, providers: Providers | None = None) -> Source:
     try:
         if path.is_dir():
             raise ModelFileError(f"{str(path)!r} is a folder; give the .onnx file in it")
-        return Source(repr(str(path)), path=path, providers=providers, stamp=_stamp(path))
+        if not path.is_file() and path.exists():
+            raise ModelFileError(f"{str(path)!r} is no plain file; give an .onnx file")
+        # The path may be a link, with its data beside the link or beside what it points to.
+        folders = tuple(dict.fromkeys((path.absolute().parent, path.resolve().parent)))
+        return Source(
+            repr(str(path)), path=path, providers=providers, stamp=_stamp(path), folders=folders
+        )
     except FileNotFoundError as error:
         raise ModelFileError(f"{str(path)!r} does not exist; check the path") from error
-    except OSError as error:
-        raise ModelFileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except ModelFileError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # circles of links, a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"cannot read {str(path)!r}: {reason}") from error
 
 
 def open_source(model: Any) -> Source:

@@ -45,6 +45,19 @@ def gradcam_multi_build(network: DemoNetwork) -> Any:
     return demo.build(network)
 
 
+@hookimpl
+def gradcam_multi_to_onnx(model: Any, inputs: Any) -> bytes | None:
+    """Export a Keras model or its file by Keras on torch; None for anything else."""
+    if isinstance(model, str | os.PathLike):
+        if not str(os.fspath(model)).lower().endswith(_SUFFIXES):
+            return None
+    elif not _is_keras(model):
+        return None
+    from gradcam_multi_tensorflow.onnx_export import to_onnx
+
+    return to_onnx(model, inputs)
+
+
 def _is_keras(model: Any) -> bool:
     return any(
         cls.__module__.partition(".")[0] in _ROOTS and cls.__name__ in _BASES

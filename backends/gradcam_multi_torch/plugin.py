@@ -50,6 +50,17 @@ def gradcam_multi_build(network: "DemoNetwork") -> Any:
     return build(network)
 
 
+@hookimpl
+def gradcam_multi_to_onnx(model: Any, inputs: Any) -> "bytes | None":
+    """Export a torch.nn.Module by PyTorch; None for anything else."""
+    if not _claimed(type(model)):
+        return None
+    _require_torch(f"a {type(model).__name__}")
+    from gradcam_multi_torch.onnx_export import to_onnx
+
+    return to_onnx(model, inputs)
+
+
 def _claimed(cls: type) -> bool:
     ancestry = cls.__mro__
     if any(base.__module__.split(".")[0] in FOREIGN for base in ancestry):

@@ -14,6 +14,7 @@ from gradcam_multi.errors import GradcamError
 COMMANDS = {
     "demo": "Explain two small networks, one of which cheats, and show how to tell.",
     "explain": "Show where a model looks in pictures.",
+    "export": "Write a model with its explanation as one ONNX file.",
     "layers": "List a model's layers and mark the one that is explained by default.",
 }
 

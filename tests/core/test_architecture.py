@@ -17,7 +17,7 @@ ORDER = [
     "errors", "spec", "labels", "resize", "exif",
     "cam", "layers", "targets", "images", "colormaps", "demo", "hooks", "geometry", "preprocess",
     "overlay", "plugins", "panel",
-    "explanation", "explainer", "gallery", "testing", "cli", "__main__",
+    "explanation", "explainer", "verification", "export", "gallery", "testing", "cli", "__main__",
 ]  # fmt: skip
 # Behind a function or for types only, where a name is needed without making an arrow.
 LATE = {("explanation", "gallery"), ("hooks", "demo")}

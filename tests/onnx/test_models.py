@@ -413,20 +413,20 @@ def test_several_outputs_are_explained_apart_or_together() -> None:
 def test_a_part_that_cannot_be_differentiated_is_named_when_it_is_needed() -> None:
     nodes = [
         node("Conv", ["x", "w"], ["c"]),
-        node("CumSum", ["c", "one"], ["sum"], "summing"),
-        node("Relu", ["sum"], ["a"]),
+        node("GridSample", ["c", "grid"], ["sampled"], "sampling"),
+        node("Relu", ["sampled"], ["a"]),
         node("GlobalAveragePool", ["a"], ["y"]),
     ]
-    partly = opened(nodes, {"w": CONV, "one": np.array(1)})
+    partly = opened(nodes, {"w": CONV, "grid": np.full((4, 6, 6, 2), 0.1, np.float32)})
     cotangent = np.ones((4, 4, 1, 1), np.float32)
     with partly.trace(X, ["c"]) as trace:
         assert trace.activations[0].shape == (4, 4, 6, 6)
         with pytest.raises(
-            UnsupportedError, match=r"CumSum 'summing'.*in reach of 'y' is 'sum'"
+            UnsupportedError, match=r"GridSample 'sampling'.*in reach of 'y' is 'sampled'"
         ) as e:
             trace.vjp({"y": cotangent})
         assert "\n" not in str(e.value)
-    with partly.trace(X, ["sum"]) as trace:
+    with partly.trace(X, ["sampled"]) as trace:
         trace.vjp({"y": cotangent})
 
 

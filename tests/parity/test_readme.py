@@ -49,7 +49,7 @@ def test_python_blocks_run(folder):
 def test_commands_run(folder):
     commands = [line for block in blocks("console") for line in block.splitlines()]
     explained = [line for line in commands if line.startswith("gradcam ")]
-    assert len(explained) == 3
+    assert len(explained) == 4
     for line in explained:
         line = line.replace("block4_conv3", "conv4").replace("tabby", "0")
         words = [

@@ -174,7 +174,8 @@ class Builder:
         else:
             holders = (value,) if like is None else (value, like)
             target = self.vector([self._extent(extent, *holders) for extent in shape])
-        return self.op("Reshape", value, target, shape=shape)
+        empty = {"allowzero": 1} if 0 in shape else {}
+        return self.op("Reshape", value, target, shape=shape, **empty)
 
     def transpose(self, value: Value, order: Sequence[int]) -> Value:
         """Return the value with its axes in another order."""

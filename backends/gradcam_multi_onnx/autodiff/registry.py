@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from gradcam_multi_onnx.autodiff.lowering import Parts
     from gradcam_multi_onnx.autodiff.site import Site
     from gradcam_multi_onnx.autodiff.values import Value
 
@@ -23,6 +24,8 @@ ZERO = _Zero.ZERO
 
 Answer: TypeAlias = "Value | _Zero"
 Answers: TypeAlias = "Sequence[Value | _Zero]"
+Lowering: TypeAlias = "Callable[[Parts], None]"
+"""Writes standard operators that do what the node does."""
 Rule: TypeAlias = "Callable[[Site, Value], Sequence[Value | _Zero]]"
 """Given the node and the cotangent of its first result, return one answer per input."""
 
@@ -41,10 +44,10 @@ class FreeExtent(Refusal):
 class Entry:
     """What is known of one operator from opset `since` on, up to `until` where given.
 
-    One of: a rule, a reason to refuse, or neither: an operator whose results do not change with
-    infinitesimal changes of its inputs. `attributes` are all that the rule understands, those
+    One of: a rule, a lowering, a reason to refuse, or none: an operator whose results do not change
+    with infinitesimal changes of its inputs. `attributes` are all that the rule understands, those
     without influence on the gradient too; a node with any other is refused. `several` rules read
-    the cotangents of all results.
+    the cotangents of all results. `quantised` rules also hold for integers that stand for floats.
     """
 
     op: str
@@ -55,6 +58,17 @@ class Entry:
     reason: str | None = None
     attributes: frozenset[str] = frozenset()
     several: bool = False
+    lower: "Lowering | None" = None
+    quantised: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Which of the four it is."""
+        if self.rule is not None:
+            return "rule"
+        if self.lower is not None:
+            return "lowered"
+        return "no gradient" if self.reason is None else "refused"
 
 
 class Registry:
@@ -85,19 +99,47 @@ REGISTRY = Registry()
 def vjp(
     *ops: str,
     attributes: Iterable[str] = (),
-    since: int = FIRST_OPSET,
+    since: int | None = None,
     until: int | None = None,
     domain: str = "",
     several: bool = False,
+    quantised: bool = False,
 ) -> Callable[[Rule], Rule]:
-    """Register a rule for operators."""
+    """Register a rule for operators, ONNX's own or those of a third party's domain."""
+    first = since if since is not None else 1 if domain else FIRST_OPSET
 
     def register(rule: Rule) -> Rule:
         for op in ops:
             REGISTRY.add(
-                Entry(op, domain, since, until, rule, None, frozenset(attributes), several)
-            )
+                Entry(
+                    op, domain, first, until, rule, None,
+                    frozenset(attributes), several, quantised=quantised,
+                )
+            )  # fmt: skip
         return rule
+
+    return register
+
+
+def lowering(
+    *ops: str,
+    attributes: Iterable[str] = (),
+    since: int = 1,
+    until: int | None = None,
+    domain: str = "",
+    quantised: bool = False,
+) -> Callable[[Lowering], Lowering]:
+    """Register a function that writes operators as standard ones, which have rules."""
+
+    def register(lower: Lowering) -> Lowering:
+        for op in ops:
+            REGISTRY.add(
+                Entry(
+                    op, domain, since, until, attributes=frozenset(attributes), lower=lower,
+                    quantised=quantised,
+                )
+            )  # fmt: skip
+        return lower
 
     return register
 

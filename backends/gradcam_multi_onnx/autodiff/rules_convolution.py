@@ -7,30 +7,33 @@ from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.autodiff.windows import Axis
 
 _ATTRIBUTES = (*windows.ATTRIBUTES, "group")
-_DYNAMIC = "its weight depends on the layer"
 
 
 @vjp("Conv", attributes=_ATTRIBUTES)
 def _conv(n: Site, g: Value) -> Answers:
-    if 1 in n.wanted:
-        n.refuse(_DYNAMIC)
     dx: Answer = ZERO
+    dw: Answer = ZERO
+    if 1 in n.wanted:
+        dw = windows.correlate_windows(
+            n.x, g, windows.windows_of(n), n.attribute("group", 1), n.input(1)
+        )
     if 0 in n.wanted:
         weight, group = n.input(1), n.attribute("group", 1)
         n.extents(weight, range(weight.rank))
         dx = windows.scatter_windows(g, weight, windows.windows_of(n), group, n.x)
     db = n.b.reshape(n.b.reduce(g, [0, *range(2, g.rank)]), g.shape[1:2])
-    return (dx, ZERO, db)[: len(n.node.input)]
+    return (dx, dw, db)[: len(n.node.input)]
 
 
 @vjp("ConvTranspose", attributes=(*_ATTRIBUTES, "output_padding", "output_shape"))
 def _conv_transpose(n: Site, g: Value) -> Answers:
     """Convolve with the weight as it is: (C, M/group, *kernel) is a convolution's (out, in)."""
-    if 1 in n.wanted:
-        n.refuse(_DYNAMIC)
     dx: Answer = ZERO
+    dw: Answer = ZERO
+    axes = _transposed_windows(n)
+    if 1 in n.wanted:  # the same, with result and input in each other's place
+        dw = windows.correlate_windows(g, n.x, axes, n.attribute("group", 1), n.input(1))
     if 0 in n.wanted:
-        axes = _transposed_windows(n)
         pads = [a.before for a in axes] + [a.after for a in axes]
         if min(pads) < 0:
             n.refuse("it is cropped by negative padding")
@@ -39,7 +42,7 @@ def _conv_transpose(n: Site, g: Value) -> Answers:
             dilations=[a.dilation for a in axes], strides=[a.stride for a in axes],
         )  # fmt: skip
     db = n.b.reshape(n.b.reduce(g, [0, *range(2, g.rank)]), g.shape[1:2])
-    return (dx, ZERO, db)[: len(n.node.input)]
+    return (dx, dw, db)[: len(n.node.input)]
 
 
 def _transposed_windows(n: Site) -> list[Axis]:

@@ -10,9 +10,10 @@ from math import pi, sqrt
 import numpy as np
 from onnx import TensorProto
 
-from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
+from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Operand, Value
+from gradcam_multi_onnx.graph import FLOATS
 
 Unary = Callable[[Site, Value], Value]
 
@@ -80,13 +81,20 @@ def _swish(n: Site, g: Value) -> Value:
     return g * (s + n.x * s * (1 - s) * alpha)
 
 
+def _shrink(n: Site, g: Value) -> Value:
+    return n.b.where(n.b.map("Abs", n.x) > n.attribute("lambd", 0.5), g, 0)
+
+
 def _softsign(n: Site, g: Value) -> Value:
     shrunk = 1 - n.b.map("Abs", n.y)
     return g * shrunk * shrunk
 
 
 def _cast(n: Site, g: Value) -> Value:
-    return n.b.cast(g, n.x.dtype)
+    # Back to the input's type, but for integers that stand for floats. A cast to integers rounds.
+    if n.y.dtype not in FLOATS:
+        return g * 0
+    return n.b.cast(g, n.x.dtype) if n.x.dtype in FLOATS else g
 
 
 UNARY: dict[str, tuple[Unary, tuple[str, ...]]] = {
@@ -116,6 +124,7 @@ UNARY: dict[str, tuple[Unary, tuple[str, ...]]] = {
     "Reciprocal": (lambda n, g: -g * n.y * n.y, ()),
     "Relu": (_relu, ()),
     "Selu": (_selu, ("alpha", "gamma")),
+    "Shrink": (_shrink, ("bias", "lambd")),
     "Sigmoid": (lambda n, g: g * n.y * (1 - n.y), ()),
     "Sin": (lambda n, g: g * n.b.map("Cos", n.x), ()),
     "Sinh": (lambda n, g: g * n.b.map("Cosh", n.x), ()),
@@ -134,7 +143,7 @@ def _register_unary(op: str, derivative: Unary, attributes: tuple[str, ...]) -> 
     def rule(n: Site, g: Value) -> Answers:
         return (derivative(n, g), *(ZERO for _ in n.node.input[1:]))
 
-    vjp(op, attributes=attributes)(rule)
+    vjp(op, attributes=attributes, quantised=op in ("Cast", "Identity"))(rule)
 
 
 for _op, (_derivative, _attributes) in UNARY.items():
@@ -218,12 +227,19 @@ def _power_slope(n: Site, p: float) -> Operand:
     return n.x ** (p - 1.0) * p
 
 
+@vjp("Mod", attributes=("fmod",))
+def _mod(n: Site, g: Value) -> Answers:
+    """With y = x - d * (x/d rounded down, or towards 0 as fmod has it)."""
+    times = (n.x - n.y) / n.input(1) if 1 in n.wanted else n.x
+    return g, -g * times
+
+
 @vjp("Clip", attributes=("min", "max"))
 def _clip(n: Site, g: Value) -> Answers:
     """Pass the gradient strictly between the bounds, as ReLU6 has it in every framework."""
-    if not n.wanted <= {0}:
-        n.refuse("its bounds depend on the layer")
     lowest, highest = np.finfo(np.float32).min, np.finfo(np.float32).max
+    answers: list[Answer] = [g]
+    through = g
     for place, (name, free) in enumerate((("min", lowest), ("max", highest)), start=1):
         bound: Operand | None = None
         if n.opset < 11:
@@ -232,8 +248,25 @@ def _clip(n: Site, g: Value) -> Answers:
         elif n.has(place):
             bound = n.input(place)
         if bound is not None:
-            g = n.b.where(n.y > bound if name == "min" else n.y < bound, g, 0)
-    return (g, *(ZERO for _ in n.node.input[1:]))
+            inside = n.y > bound if name == "min" else n.y < bound
+            through = n.b.where(inside, through, 0)
+            if place in n.wanted:
+                answers.append(_to_bound(n, g, place))
+                continue
+        answers.append(ZERO)
+    answers[0] = through
+    return answers[: len(n.node.input)]
+
+
+def _to_bound(n: Site, g: Value, place: int) -> Value:
+    """Return what a bound gets: all that it cut off, the upper one first where they cross."""
+    raised = n.b.map("Max", n.x, n.input(1)) if n.has(1) else n.x
+    over = raised > n.input(2) if n.has(2) else None
+    if place == 2:
+        assert over is not None
+        return n.b.where(over, g, 0)
+    cut = n.b.where(n.x < n.input(1), g, 0)
+    return cut if over is None else n.b.where(over, 0, cut)
 
 
 @vjp("Dropout", attributes=("ratio", "seed"))

@@ -2,10 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
+from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
+from gradcam_multi_onnx.autodiff.rules_scatter import add_slices
 from gradcam_multi_onnx.autodiff.site import Site
-from gradcam_multi_onnx.autodiff.values import Value
+from gradcam_multi_onnx.autodiff.values import Value, count
 from gradcam_multi_onnx.graph import Dim
 
 _ALL = 2**31 - 1  # what exporters write for "to the end"
@@ -25,8 +27,10 @@ def _put_back(n: Site, g: Value, axis: int, places: NDArray[np.int64]) -> Value:
     return n.b.op("Gather", longer, n.b.integers(source.tolist()), shape=shape, axis=axis)
 
 
-@vjp("Slice", attributes=("axes", "ends", "starts"))
+@vjp("Slice", attributes=("axes", "ends", "starts"), quantised=True)
 def _slice(n: Site, g: Value) -> Answers:
+    if n.opset >= 10 and any(n.has(i) and not n.graph.constant(n.node.input[i]) for i in (1, 2)):
+        return (_unslice_dynamic(n, g), *_nothing_else(n))
     starts, ends = n.setting("starts", 1, 10), n.setting("ends", 2, 10)
     axes, steps = n.setting("axes", 3, 10), n.setting("steps", 4, 10)
     if starts is None or ends is None:
@@ -36,6 +40,38 @@ def _slice(n: Site, g: Value) -> Answers:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         g = _unslice(n, g, axis % g.rank, start, end, step)
     return (g, *_nothing_else(n))
+
+
+def _one(n: Site, place: int, entry: int) -> Value:
+    """Return one number of an input as a vector of one."""
+    numbers = n.b.cast(n.input(place), TensorProto.INT64)
+    return n.b.slice(numbers, [entry], [entry + 1], [0], [1])
+
+
+def _unslice_dynamic(n: Site, g: Value) -> Value:
+    """Cut the axes' own positions in the same way, and add the slices up there."""
+    axes, steps = n.setting("axes", 3, 10), n.setting("steps", 4, 10)
+    (many,) = n.extents(n.input(1), [0])
+    axes = list(range(many)) if axes is None else axes
+    for entry, axis in enumerate(axis % g.rank for axis in axes):
+        (extent,) = n.extents(n.x, [axis])
+        step = n.b.integers([1 if steps is None else steps[entry]])
+        bounds = _one(n, 1, entry), _one(n, 2, entry)
+        places = n.b.op(
+            "Slice", n.b.integers(range(extent)), *bounds, n.b.integers([0]), step,
+            shape=(g.shape[axis],),
+        )  # fmt: skip
+        g = _added(n, g, axis, places)
+    return g
+
+
+def _added(n: Site, g: Value, axis: int, places: Value, extra: int = 0) -> Value:
+    shape = tuple(n.x.shape[place] if place == axis else d for place, d in enumerate(g.shape))
+    if extra:
+        (extent,) = n.extents(n.x, [axis])
+        shape = (*shape[:axis], extent + extra, *shape[axis + 1 :])
+    like = Value(n.b, g.name, g.dtype, shape)  # only its shape is read
+    return add_slices(n, g, axis, places, like)
 
 
 def _unslice(n: Site, g: Value, axis: int, start: int, end: int, step: int) -> Value:
@@ -56,33 +92,70 @@ def _unslice(n: Site, g: Value, axis: int, start: int, end: int, step: int) -> V
     return _put_back(n, g, axis, places)
 
 
-@vjp("Gather", attributes=("axis",))
+@vjp("Gather", attributes=("axis",), quantised=True)
 def _gather(n: Site, g: Value) -> Answers:
     """Add the slices up where they were taken from, by a matrix of zeros and ones."""
     indices = n.constant(1)
-    if indices is None:
-        n.refuse("its indices depend on the model's input")
     axis = n.axis(0, n.x.rank)
+    if indices is None:
+        many: Dim = count(n.input(1).shape) or n.b.fresh("extent")
+        cells = (*n.x.shape[:axis], many, *n.x.shape[axis + 1 :])
+        flat = n.b.op("Reshape", n.input(1), n.b.integers([-1]), shape=(many,))
+        return add_slices(n, n.b.reshape(g, cells, n.x), axis, flat, n.x), ZERO
     (extent,) = n.extents(n.x, [axis])
-    flat = indices.reshape(-1) % extent
-    shape: tuple[Dim, ...] = (*n.x.shape[:axis], len(flat), *n.x.shape[axis + 1 :])
+    taken = indices.reshape(-1) % extent
+    shape: tuple[Dim, ...] = (*n.x.shape[:axis], len(taken), *n.x.shape[axis + 1 :])
     parts = n.b.reshape(g, shape, n.x)
-    if len(np.unique(flat)) == len(flat):
-        return _put_back(n, parts, axis, flat), ZERO
-    return n.b.along(parts, axis, np.eye(extent)[:, flat]), ZERO
+    if len(np.unique(taken)) == len(taken):
+        return _put_back(n, parts, axis, taken), ZERO
+    return n.b.along(parts, axis, np.eye(extent)[:, taken]), ZERO
 
 
-@vjp("Pad", attributes=("mode", "pads", "value"))
+@vjp("Pad", attributes=("mode", "pads", "value"), quantised=True)
 def _pad(n: Site, g: Value) -> Answers:
-    pads, axes = n.setting("pads", 1, 11), n.setting("axes", 3, 18)
+    axes = n.setting("axes", 3, 18)
+    if n.opset >= 11 and not n.graph.constant(n.node.input[1]):
+        return _unpad_dynamic(n, g, axes), *_pad_value(n, g)
+    pads = n.setting("pads", 1, 11)
     if pads is None:
         n.refuse("its pads are absent")
     axes = list(range(n.x.rank)) if axes is None else [axis % n.x.rank for axis in axes]
-    mode = n.attribute("mode", "constant")
+    mode, whole = n.attribute("mode", "constant"), g
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         if before or after:
             g = _unpad(n, g, axis, before, after, mode)
-    return (g, *_nothing_else(n))
+    return (g, *_pad_value(n, whole, g))
+
+
+def _pad_value(n: Site, whole: Value, inside: Value | None = None) -> Answers:
+    """Return what the other inputs get: the value all that fell on the padding."""
+    rest: list[Answer] = [ZERO for _ in n.node.input[1:]]
+    if 2 in n.wanted:
+        if inside is None:
+            n.refuse("its value and its pads depend on the model's input")
+        total = n.b.reduce(whole, range(whole.rank))
+        outside = total - n.b.reduce(inside, range(inside.rank))
+        rest[1] = n.b.reshape(outside, n.input(2).shape)
+    return rest
+
+
+def _unpad_dynamic(n: Site, g: Value, axes: list[int] | None) -> Value:
+    """Pad the axes' own positions in the same way, and add the slices up there."""
+    mode = n.attribute("mode", "constant")
+    if mode == "wrap":
+        n.refuse("its pads depend on the model's input")
+    axes = list(range(n.x.rank)) if axes is None else [axis % n.x.rank for axis in axes]
+    for entry, axis in enumerate(axes):
+        (extent,) = n.extents(n.x, [axis])
+        amounts = [_one(n, 1, entry), _one(n, 1, entry + len(axes))]
+        pads = n.b.op("Concat", *amounts, shape=(2,), axis=0)
+        beyond = n.b.constant(extent, TensorProto.INT64)  # where the padding's share is dropped
+        places = n.b.op(
+            "Pad", n.b.integers(range(extent)), pads, beyond, shape=(g.shape[axis],), mode=mode
+        )
+        g = _added(n, g, axis, places, 1)
+        g = n.b.slice(g, [0], [extent], [axis], [extent])
+    return g
 
 
 def _unpad(n: Site, g: Value, axis: int, before: int, after: int, mode: str) -> Value:

@@ -7,6 +7,10 @@ no_gradient(
     "Ceil", "ConstantOfShape", "Equal", "EyeLike", "Floor", "Greater", "GreaterOrEqual", "Hardmax",
     "IsInf", "IsNaN", "Less", "LessOrEqual", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or",
     "Range", "Round", "Shape", "Sign", "Size", "Xor",
+    "BitCast", "BlackmanWindow", "Constant", "HammingWindow", "HannWindow", "ImageDecoder",
+    "RandomNormal",
+    "RandomUniform", "SequenceEmpty", "SequenceLength", "StringConcat", "StringNormalizer",
+    "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "Unique",
 )  # fmt: skip
 
 refuse(
@@ -15,10 +19,18 @@ refuse(
 )  # fmt: skip
 refuse("recurrent layers are not differentiated", "GRU", "LSTM", "RNN")
 refuse(
-    "quantised operators are not differentiated; explain the model before quantisation",
-    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
-    "QLinearMatMul", "QuantizeLinear",
-)  # fmt: skip
-refuse(
     "it draws random numbers", "Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"
 )
+refuse("no operator of ONNX tells an inverse matrix", "Det")
+refuse(
+    "its sampling positions have no rule; choose a later layer",
+    "DeformConv", "MaxRoiPool", "RoiAlign",
+)  # fmt: skip
+refuse("sampling at positions has no rule; choose a later layer", "Col2Im", "GridSample")
+refuse("spectra have no rule; choose a later layer", "DFT", "MelWeightMatrix", "STFT")
+refuse(
+    "sequences and optional values are not differentiated",
+    "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
+    "SequenceConstruct", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence",
+)  # fmt: skip
+refuse("it writes into a cache of earlier tokens", "TensorScatter")

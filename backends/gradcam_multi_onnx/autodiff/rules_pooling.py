@@ -15,7 +15,7 @@ from gradcam_multi_onnx.autodiff.windows import Axis
 _ATTRIBUTES = (*windows.ATTRIBUTES, "ceil_mode")
 
 
-@vjp("MaxPool", attributes=(*_ATTRIBUTES, "storage_order"))
+@vjp("MaxPool", attributes=(*_ATTRIBUTES, "storage_order"), quantised=True)
 def _max_pool(n: Site, g: Value) -> Answers:
     """Add each cotangent up at its window's maximum, the first of equals, as frameworks do."""
     x, b = n.x, n.b
@@ -25,7 +25,7 @@ def _max_pool(n: Site, g: Value) -> Answers:
     _, places = b.write("MaxPool", x, results=results, **attributes)
     total = count(x.shape)
     size = b.integers([total]) if total is not None else _product(n, b.shape(x))
-    zeros = b.zeros(size, x.dtype, total if total is not None else b.fresh("extent"))
+    zeros = b.zeros(size, g.dtype, total if total is not None else b.fresh("extent"))
     flat_places = b.op("Reshape", places, b.integers([-1]), shape=("cells",))
     flat_g = b.op("Reshape", g, b.integers([-1]), shape=("cells",))
     added = b.op(
@@ -68,6 +68,37 @@ def _divisor(n: Site, axes: list[Axis]) -> Value | float:
         low, high = (-axis.before, extent + axis.after) if counted else (0, extent)
         product = np.multiply.outer(product, ((taps >= low) & (taps < high)).sum(axis=1))
     return n.b.constant(product[None, None], n.x.dtype)
+
+
+@vjp("LpPool", attributes=(*_ATTRIBUTES, "p"))
+def _lp_pool(n: Site, g: Value) -> Answers:
+    """Add up g y^(1-p) over the windows, and multiply by |x|^(p-1) with x's sign."""
+    axes = windows.windows_of(n)
+    (channels,) = n.extents(n.x, [1])
+    ones = n.b.constant(np.ones([channels, 1, *(axis.kernel for axis in axes)]), g.dtype)
+    power = n.attribute("p", 2)
+    spread = windows.scatter_windows(_over_norm(n, g, power), ones, axes, channels, n.x)
+    return (spread * _signed_power(n, power),)
+
+
+def _over_norm(n: Site, g: Value, power: int) -> Value:
+    if power == 1:
+        return g
+    some = n.y > 0  # the norm of zeros has no derivative; 0 is what frameworks take
+    return n.b.where(some, g * n.b.where(some, n.y, 1) ** (1.0 - power), 0)
+
+
+def _signed_power(n: Site, power: int) -> Value:
+    if power == 2:
+        return n.x
+    sign = n.b.map("Sign", n.x)
+    return sign if power == 1 else sign * n.b.map("Abs", n.x) ** (power - 1.0)
+
+
+@vjp("GlobalLpPool", attributes=("p",))
+def _global_lp_pool(n: Site, g: Value) -> Answers:
+    power = n.attribute("p", 2)
+    return (_over_norm(n, g, power) * _signed_power(n, power),)
 
 
 @vjp("GlobalAveragePool")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from math import prod
 
+from onnx import TensorProto
+
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Value
@@ -70,13 +72,35 @@ def _log_sum_exp(n: Site, g: Value, axes: list[int]) -> Value:
     return _kept(n, g, axes) * n.b.map("Exp", n.x - _kept(n, n.y, axes))
 
 
+def _log_sum(n: Site, g: Value, axes: list[int]) -> Value:
+    return n.b.expand(_kept(n, g, axes) / n.b.map("Exp", _kept(n, n.y, axes)), n.x)
+
+
+def _product(n: Site, g: Value, axes: list[int]) -> Value:
+    """The product of the others, by division unless there are zeros."""
+    zero = n.b.equal(n.x, 0.0)
+    zeros = n.b.reduce(zero, axes)
+    others = n.b.where(n.b.map("Equal", n.x, 0.0, dtype=TensorProto.BOOL), 1.0, n.x)
+    shape = tuple(1 if axis in axes else extent for axis, extent in enumerate(n.x.shape))
+    product = (
+        n.b.op("ReduceProd", others, n.b.integers(axes), shape=shape, keepdims=1)
+        if axes else others
+    )  # fmt: skip
+    # A zero gets the product of the rest where it is the only one; the rest gets 0 beside it.
+    alone = n.b.equal(zeros, 1.0) * zero
+    none = n.b.equal(zeros, 0.0)
+    return _kept(n, g, axes) * product * (alone + none / others)
+
+
 RULES: dict[str, tuple[Spread, int]] = {
     "ReduceL1": (_l1, 18),
     "ReduceL2": (_l2, 18),
+    "ReduceLogSum": (_log_sum, 18),
     "ReduceLogSumExp": (_log_sum_exp, 18),
     "ReduceMax": (_extremum, 18),
     "ReduceMean": (_mean, 18),
     "ReduceMin": (_extremum, 18),
+    "ReduceProd": (_product, 18),
     "ReduceSum": (_sum, 13),
     "ReduceSumSquare": (_sum_square, 18),
 }
@@ -92,3 +116,37 @@ def _register(op: str, spread: Spread, changed: int) -> None:
 
 for _op, (_spread, _changed) in RULES.items():
     _register(_op, _spread, _changed)
+
+
+@vjp("CumSum", attributes=("exclusive", "reverse"), since=11)
+def _cumulative_sum(n: Site, g: Value) -> Answers:
+    return _summed_back(n, g), ZERO
+
+
+def _summed_back(n: Site, g: Value) -> Value:
+    back = {"exclusive": n.attribute("exclusive", 0), "reverse": 1 - n.attribute("reverse", 0)}
+    return n.b.op("CumSum", g, n.input(1), shape=n.x.shape, **back)
+
+
+@vjp("CumProd", attributes=("exclusive", "reverse"), since=26)
+def _cumulative_product(n: Site, g: Value) -> Answers:
+    """Without zeros before it a result's share is y/x; a first zero gets the product of the rest.
+
+    That product is the exponential of a sum of logarithms, with the sign apart.
+    """
+    zero = n.b.equal(n.x, 0.0)
+    others = n.b.where(n.b.map("Equal", n.x, 0.0, dtype=TensorProto.BOOL), 1.0, n.x)
+
+    def cumulated(value: Value, exclusive: int) -> Value:
+        way = {"exclusive": exclusive, "reverse": n.attribute("reverse", 0)}
+        return n.b.op("CumSum", value, n.input(1), shape=n.x.shape, **way)
+
+    own = n.attribute("exclusive", 0)
+    zeros, before = cumulated(zero, own), cumulated(zero, 1)
+    negative = cumulated(n.b.cast(others < 0, g.dtype), own)
+    sign = 1 - n.b.map("Mod", negative, 2.0, fmod=1) * 2
+    size = n.b.map("Exp", cumulated(n.b.map("Log", n.b.map("Abs", others)), own))
+    at_zero = _summed_back(n, g * size * sign * n.b.equal(zeros, 1.0))
+    return _summed_back(n, g * n.y) * (1 - zero) / others + at_zero * zero * n.b.equal(
+        before, 0.0
+    ), ZERO

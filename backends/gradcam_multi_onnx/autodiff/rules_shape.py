@@ -8,23 +8,24 @@ from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Dim
 
 
-@vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze", attributes=("allowzero", "axes", "axis"))
+@vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze", attributes=("allowzero", "axes", "axis"),
+     quantised=True)  # fmt: skip
 def _reshape(n: Site, g: Value) -> Answers:
     return (n.b.reshape(g, n.x.shape, n.x), *(ZERO for _ in n.node.input[1:]))
 
 
-@vjp("Transpose", attributes=("perm",))
+@vjp("Transpose", attributes=("perm",), quantised=True)
 def _transpose(n: Site, g: Value) -> Answers:
     order = n.attribute("perm", list(range(n.x.rank))[::-1])
     return (n.b.transpose(g, [int(place) for place in np.argsort(order)]),)
 
 
-@vjp("Expand")
+@vjp("Expand", quantised=True)
 def _expand(n: Site, g: Value) -> Answers:
     return g, ZERO
 
 
-@vjp("Concat", attributes=("axis",))
+@vjp("Concat", attributes=("axis",), quantised=True)
 def _concat(n: Site, g: Value) -> Answers:
     axis = n.axis(1, g.rank)
     answers: list[Answer] = []
@@ -46,7 +47,7 @@ def _sum(n: Site, one: Dim | Value, other: Dim | Value) -> Dim | Value:
     return n.b.vector([one]) + n.b.vector([other])
 
 
-@vjp("Split", attributes=("axis", "split", "num_outputs"), several=True)
+@vjp("Split", attributes=("axis", "split", "num_outputs"), several=True, quantised=True)
 def _split(n: Site, _: Value) -> Answers:
     axis = n.axis(0, n.x.rank)
     (whole,) = n.extents(n.x, [axis])
@@ -63,7 +64,7 @@ def _split(n: Site, _: Value) -> Answers:
     return (total, *(ZERO for _ in n.node.input[1:]))
 
 
-@vjp("DepthToSpace", attributes=("blocksize", "mode"))
+@vjp("DepthToSpace", attributes=("blocksize", "mode"), quantised=True)
 def _depth_to_space(n: Site, g: Value) -> Answers:
     if n.attribute("mode", "DCR") == "DCR":
         return (n.b.op("SpaceToDepth", g, shape=n.x.shape, blocksize=n.attribute("blocksize")),)
@@ -74,7 +75,20 @@ def _depth_to_space(n: Site, g: Value) -> Answers:
     return (n.b.reshape(n.b.transpose(parts, [0, 1, 3, 5, 2, 4]), n.x.shape, n.x),)
 
 
-@vjp("SpaceToDepth", attributes=("blocksize",))
+@vjp("SpaceToDepth", attributes=("blocksize", "mode"), quantised=True)
 def _space_to_depth(n: Site, g: Value) -> Answers:
-    size = n.attribute("blocksize")
-    return (n.b.op("DepthToSpace", g, shape=n.x.shape, blocksize=size, mode="DCR"),)
+    size, mode = n.attribute("blocksize"), n.attribute("mode", "DCR")
+    return (n.b.op("DepthToSpace", g, shape=n.x.shape, blocksize=size, mode=mode),)
+
+
+@vjp("Tile", quantised=True)
+def _tile(n: Site, g: Value) -> Answers:
+    """Sum over the copies, which come before the extents that they repeat."""
+    repeats = n.constant(1)
+    if repeats is None:
+        n.refuse("its repeats depend on the model's input")
+    shape: list[Dim] = []
+    for axis, times in enumerate(repeats.tolist()):
+        shape += [int(times), n.x.shape[axis]]
+    parts = n.b.reshape(g, tuple(shape), n.x)
+    return n.b.reshape(n.b.reduce(parts, range(0, len(shape), 2)), n.x.shape, n.x), ZERO

@@ -1,7 +1,7 @@
 """What a rule sees: one node of the forward graph, its values, attributes and constants."""
 
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import onnx
 from numpy.typing import NDArray
@@ -10,8 +10,18 @@ from onnx import NodeProto
 from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
 from gradcam_multi_onnx.autodiff.values import Value
-from gradcam_multi_onnx.graph import Graph
+from gradcam_multi_onnx.graph import Type
 from gradcam_multi_onnx.session import make_session, run
+
+
+class Forward(Protocol):
+    """What rules ask of the graph around a node: the model's, or the parts of one operator."""
+
+    def opset(self, node: NodeProto) -> int: ...  # noqa: D102
+    def type(self, name: str) -> Type: ...  # noqa: D102
+    def constant(self, name: str) -> bool: ...  # noqa: D102
+    def arrays(self, names: Iterable[str]) -> dict[str, NDArray[Any]]: ...  # noqa: D102
+    def model(self, graph: onnx.GraphProto) -> onnx.ModelProto: ...  # noqa: D102
 
 
 class Site:
@@ -22,7 +32,7 @@ class Site:
     """
 
     def __init__(
-        self, graph: Graph, builder: Builder, node: NodeProto, wanted: frozenset[int],
+        self, graph: Forward, builder: Builder, node: NodeProto, wanted: frozenset[int],
         cotangents: tuple[Value | None, ...],
     ) -> None:  # fmt: skip
         self.graph, self.b, self.node = graph, builder, node

@@ -1,8 +1,7 @@
 """The reverse walk: from an output back to some values, one rule per node."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
@@ -10,17 +9,10 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from gradcam_multi.errors import LayerNotOnPathError, UnsupportedError
 from gradcam_multi_onnx.autodiff import rules
 from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder
-from gradcam_multi_onnx.autodiff.registry import (
-    FIRST_OPSET,
-    ZERO,
-    Entry,
-    FreeExtent,
-    Refusal,
-    Registry,
-)
-from gradcam_multi_onnx.autodiff.site import Site
+from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal, Registry
+from gradcam_multi_onnx.autodiff.sweep import Sweep, carriers, total_of
 from gradcam_multi_onnx.autodiff.values import Value
-from gradcam_multi_onnx.graph import Graph, domain_of, reads
+from gradcam_multi_onnx.graph import Graph, reads
 from gradcam_multi_onnx.session import as_float
 
 
@@ -39,10 +31,13 @@ class Gradient:
 
 
 def differentiate(
-    graph: Graph, targets: Sequence[str], output: str, registry: Registry | None = None
-) -> Gradient:
+    graph: Graph, targets: Sequence[str], output: str, registry: Registry | None = None, *,
+    referenced: bool = False,
+) -> Gradient:  # fmt: skip
     """Return the graph that carries a cotangent of one value back to others.
 
+    Large weights that lie beside the model are loaded, or `referenced` where they are: such a graph
+    needs a session whose folder is the source's.
     Raises UnsupportedError at an operator that cannot be differentiated, and LayerNotOnPathError
     where the output depends on no target.
     """
@@ -50,29 +45,30 @@ def differentiate(
     builder = Builder(frozenset(graph.producer) | set(graph.types))
     seed = _seed(graph, builder, output)
     builder.extents_from(seed)
-    path = graph.dependents(targets) & graph.ancestors([output])
-    arrived: dict[str, list[Value]] = {output: [seed]}
+    carrying = carriers(graph, registry, targets)
+    path = _carried(graph, targets, carrying) & graph.ancestors([output])
+    sweep = Sweep(builder, registry, path, carrying)
+    sweep.arrived[output] = [seed]
     gradients: dict[str, Value] = {}
     for name in targets:
         if name not in graph.producer and name == output:
             gradients[name] = seed
     for node in reversed(graph.nodes):
-        cotangents = tuple(_total(arrived.pop(name, [])) for name in node.output)
+        cotangents = sweep.cotangents(node)
         gradients |= {
             name: g for name, g in zip(node.output, cotangents, strict=True)
             if g is not None and name in targets
         }  # fmt: skip
         if any(g is not None for g in cotangents) and not path.isdisjoint(reads(node)):
             try:
-                answers = _apply(graph, builder, node, cotangents, path, registry)
+                sweep.back(graph, node, cotangents)
             except FreeExtent as error:
                 raise FreeExtent(str(graph.refuse(node, str(error)))) from error
             except Refusal as error:
                 raise _refused(graph, node, error, output) from error
-            for name, g in answers:
-                arrived.setdefault(name, []).append(g)
+    arrived = sweep.arrived
     for name in set(targets) & set(arrived):  # targets that are inputs of the model
-        total = _total(arrived[name])
+        total = total_of(arrived[name])
         if total is not None:
             gradients[name] = total
     if not gradients:
@@ -80,7 +76,16 @@ def differentiate(
             f"output {output!r} does not depend on {' or '.join(map(repr, targets))}; "
             "name a layer on the way to it"
         )
-    return _finish(graph, builder, seed, gradients)
+    return _finish(graph, builder, seed, gradients, referenced=referenced)
+
+
+def _carried(graph: Graph, targets: Sequence[str], carriers: set[str]) -> set[str]:
+    """Return what depends on targets by more than integers, such as their shapes."""
+    found = set(targets)
+    for node in graph.nodes:
+        if any(n in found and (graph.type(n).floating or n in carriers) for n in reads(node)):
+            found.update(name for name in node.output if name)
+    return found
 
 
 def _seed(graph: Graph, builder: Builder, output: str) -> Value:
@@ -88,48 +93,8 @@ def _seed(graph: Graph, builder: Builder, output: str) -> Value:
         like = builder.source(output, graph.type(output))
     except Refusal as error:
         raise UnsupportedError(f"cannot differentiate {output!r}: {error}") from error
-    return Value(builder, builder.fresh("cotangent"), like.dtype, like.shape)
-
-
-def _total(contributions: list[Value]) -> Value | None:
-    return reduce(lambda one, other: one + other, contributions) if contributions else None
-
-
-def _apply(
-    graph: Graph, builder: Builder, node: NodeProto, cotangents: tuple[Value | None, ...],
-    path: frozenset[str], registry: Registry,
-) -> Iterable[tuple[str, Value]]:  # fmt: skip
-    entry = registry.find(domain_of(node.domain), node.op_type, graph.opset(node))
-    if entry is None:
-        older = graph.opset(node) < FIRST_OPSET and not node.domain
-        raise Refusal(f"opsets before {FIRST_OPSET} have no rules" if older else "it has no rule")
-    if entry.reason is not None:
-        raise Refusal(entry.reason)
-    if entry.rule is None:
-        return []
-    _whitelist(entry, node)
-    first = cotangents[0]
-    if not entry.several and any(g is not None for g in cotangents[1:]):
-        raise Refusal("the score depends on more than its first result")
-    wanted = frozenset(
-        i for i, name in enumerate(node.input) if name in path and graph.type(name).floating
-    )
-    if not wanted:
-        return []
-    site = Site(graph, builder, node, wanted, cotangents)
-    answers = entry.rule(site, first)  # type: ignore[arg-type]  # rules of several read cotangents
-    kept = []
-    for place, (name, answer) in enumerate(zip(node.input, answers, strict=True)):
-        if place in wanted and answer is not ZERO:
-            target = site.input(place)
-            kept.append((name, builder.cast(builder.sum_to(answer, target), target.dtype)))
-    return kept
-
-
-def _whitelist(entry: Entry, node: NodeProto) -> None:
-    unknown = sorted({a.name for a in node.attribute} - entry.attributes)
-    if unknown:
-        raise Refusal(f"its attribute {' and '.join(map(repr, unknown))} is not understood")
+    dtype = like.dtype if graph.type(output).floating else TensorProto.FLOAT
+    return Value(builder, builder.fresh("cotangent"), dtype, like.shape)
 
 
 def _refused(graph: Graph, node: NodeProto, error: Refusal, output: str) -> UnsupportedError:
@@ -143,7 +108,9 @@ def _refused(graph: Graph, node: NodeProto, error: Refusal, output: str) -> Unsu
     return UnsupportedError(f"{graph.refuse(node, str(error))}; {later}")
 
 
-def _finish(graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Value]) -> Gradient:
+def _finish(
+    graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Value], *, referenced: bool
+) -> Gradient:
     results = {}
     for name, g in gradients.items():
         results[name] = builder.op("Identity", g, shape=g.shape).name
@@ -154,9 +121,11 @@ def _finish(graph: Graph, builder: Builder, seed: Value, gradients: dict[str, Va
     forward = sorted(needed - set(builder.tensors))
     constants = [name for name in forward if graph.constant(name)]
     read = tuple(name for name in forward if name not in constants)
-    weights = [
+    weights = graph.beside(constants) if referenced else []
+    beside = {tensor.name for tensor in weights}
+    weights += [
         numpy_helper.from_array(as_float(array), name)
-        for name, array in graph.arrays(constants).items()
+        for name, array in graph.arrays(set(constants) - beside).items()
     ]
     sources = [builder.source(name, graph.type(name)) for name in read]
     inputs = [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradcam_multi_onnx.autodiff.builder import Builder
+from gradcam_multi_onnx.autodiff.registry import FreeExtent
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Dim
@@ -126,6 +127,37 @@ def _by_transposed_convolution(
     places = range(2, like.rank)
     stop = [b.extent(like, place) for place in places]
     return b.slice(spread, [0] * len(axes), stop, list(places), like.shape[2:])
+
+
+def correlate_windows(
+    x: Value, g: Value, axes: Sequence[Axis], group: int, weight: Value
+) -> Value:  # fmt: skip
+    """Return the gradient of a convolution's weight, (M, C/group, *kernel).
+
+    It is itself a convolution, of the input with the cotangent: channels in the batch's place,
+    strides and dilations swapped.
+    """
+    b = x.builder
+    outputs, inputs, *kernel = weight.shape
+    spatial = list(range(2, x.rank))
+    left, right = b.transpose(x, [1, 0, *spatial]), b.transpose(g, [1, 0, *spatial])
+    if group > 1:  # (C, N) -> (C/group, group * N)
+        batch = x.shape[0]
+        if not isinstance(batch, int):
+            raise FreeExtent(f"the shape of {x.name!r} is free")
+        parts = b.reshape(left, (group, inputs, batch, *x.shape[2:]), x)
+        parts = b.transpose(parts, [1, 0, *range(2, parts.rank)])
+        left = b.reshape(parts, (inputs, group * batch, *x.shape[2:]), x)
+    longer = (inputs, outputs, *(b.fresh("extent") for _ in axes))
+    found = b.op(
+        "Conv", left, right, shape=longer, group=group,
+        pads=[a.before for a in axes] + [a.after for a in axes],
+        strides=[a.dilation for a in axes], dilations=[a.stride for a in axes],
+    )  # fmt: skip
+    # A stride that does not divide leaves taps behind the kernel's last.
+    stop = [b.extent(weight, place) for place in spatial]
+    found = b.slice(found, [0] * len(axes), stop, spatial, kernel)
+    return b.transpose(found, [1, 0, *spatial])
 
 
 def repeat_windows(g: Value, axes: Sequence[Axis], like: Value) -> Value | None:

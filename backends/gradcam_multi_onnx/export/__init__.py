@@ -1,0 +1,1 @@
+"""Explanations as ONNX files: forward, gradient and map in one graph of standard operators."""

@@ -1,0 +1,143 @@
+"""The price of a gradient beside a plain ONNX Runtime session: time, building, memory.
+
+Plain runs and gradients take turns; compared are medians. No time is asserted: read the table.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gradcam_multi_onnx.plugin import gradcam_multi_open
+from price import INPUTS
+
+from gradcam_multi.layers import final_feature_map
+
+pytestmark = pytest.mark.skipif(
+    None in map(find_spec, ("onnx", "onnxruntime", "torch")), reason="needs onnx and PyTorch"
+)
+
+CLASSIFIERS = ("ResNet-50", "MobileNetV2", "DenseNet-121", "EfficientNet-B0", "VGG-16")
+SECONDS = 12  # of plain runs and gradients together, per case
+FEWEST, MOST = 5, 31
+
+
+@cache
+def model_file(name: str) -> bytes:
+    from onnx_models import exported
+
+    return exported(name)
+
+
+def session_of(data: bytes) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+
+def interleaved(plain: Callable[[], Any], ours: Callable[[], Any]) -> np.ndarray:
+    """Return seconds, (rounds, 2)."""
+    times: list[list[float]] = []
+    plain()
+    ours()
+    end = time.perf_counter() + SECONDS
+    while len(times) < FEWEST or (time.perf_counter() < end and len(times) < MOST):
+        row = []
+        for call in (plain, ours):
+            start = time.perf_counter()
+            call()
+            row.append(time.perf_counter() - start)
+        times.append(row)
+    return np.array(times)
+
+
+def record(record_property: Any, model: str, what: str, batch: int, times: np.ndarray) -> None:
+    """Hand a row to the table: milliseconds, their ratio, and its quartiles over the rounds."""
+    plain, ours = np.median(times, 0)
+    low, high = np.percentile(times[:, 1] / times[:, 0], [25, 75])
+    row = {
+        "model": model, "adapter": what, "batch": batch, "plain": 1e3 * float(plain),
+        "ours": 1e3 * float(ours), "ratio": float(ours / plain),
+        "spread": f"{low:.2f} to {high:.2f}",
+    }  # fmt: skip
+    for name, value in row.items():
+        record_property(name, value)
+
+
+def priced(name: str, batch: int, layer: Callable[[Any], str]) -> np.ndarray:
+    data = model_file(name)
+    session, model = session_of(data), gradcam_multi_open(data)
+    x, chosen = INPUTS[:batch], layer(model)
+    (output,) = (spec.name for spec in model.outputs)
+    cotangent = np.eye(1000, dtype=np.float32)[np.arange(batch)]
+
+    def gradient() -> None:
+        with model.trace(x, [chosen]) as trace:
+            trace.vjp({output: cotangent})
+
+    return interleaved(lambda: session.run(None, {"x": x}), gradient)
+
+
+def last_feature_map(model: Any) -> str:
+    return final_feature_map(model.layers(), model.outputs[0].name).name
+
+
+def first_convolution(model: Any) -> str:
+    return next(layer.name for layer in model.layers() if layer.role == "conv")
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_gradient_at_the_last_feature_map(name: str, batch: int, record_property: Any) -> None:
+    record(record_property, name, "last map", batch, priced(name, batch, last_feature_map))
+
+
+@pytest.mark.parametrize("name", ["ResNet-18", "EfficientNet-B0"])
+def test_gradient_at_the_first_convolution(name: str, record_property: Any) -> None:
+    record(record_property, name, "first conv", 1, priced(name, 1, first_convolution))
+
+
+def test_building(record_property: Any) -> None:
+    """A session of ResNet-50 (102 MB) against the gradient graph and its sessions, unchecked."""
+    from gradcam_multi_onnx.plan import make_plan
+
+    data = model_file("ResNet-50")
+    model = gradcam_multi_open(data)
+    chosen, logits = last_feature_map(model), {s.name: s.name for s in model.outputs}
+    times = interleaved(
+        lambda: session_of(data),
+        lambda: make_plan(model._graph, (chosen,), logits, lambda: model._graph),
+    )
+    record(record_property, "ResNet-50", "building", 1, times)
+
+
+def test_opening(record_property: Any) -> None:
+    """A session and its first run against opening, checking and the first gradient."""
+    data = model_file("ResNet-50")
+
+    def ours() -> None:
+        model = gradcam_multi_open(data)
+        with model.trace(INPUTS[:1], [last_feature_map(model)]) as trace:
+            trace.vjp({model.outputs[0].name: np.eye(1, 1000, dtype=np.float32)})
+
+    times = interleaved(lambda: session_of(data).run(None, {"x": INPUTS[:1]}), ours)
+    record(record_property, "ResNet-50", "opening", 1, times)
+
+
+@pytest.mark.parametrize("name", ["ResNet-50", "EfficientNet-B0"])
+def test_memory(name: str, tmp_path: Path, record_property: Any) -> None:
+    """Peaks of two processes, imports included, in MB where the table says ms."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model_file(name))
+    script = str(Path(__file__).with_name("peak_memory.py"))
+    peaks = [
+        float(subprocess.check_output([sys.executable, script, str(path), kind]).split()[-1])
+        for kind in ("plain", "ours")
+    ]
+    record(record_property, name, "memory MB", 1, np.array([peaks]) / 1e3)

@@ -1,0 +1,75 @@
+"""``gradcam export``: an explanation as an ONNX file."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradcam_multi.export import export
+
+
+@click.command("export")
+@click.argument("model")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    metavar="OUT.onnx",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["heatmap", "gradient"]),
+    default="heatmap",
+    show_default=True,
+    help="Return the heatmap, or activations and gradients for a cotangent.",
+)
+@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
+@click.option(
+    "--preprocess",
+    metavar="PRESET|FILE",
+    help="Noted in the file, and used to check it: imagenet, caffe, tf, unit, or a JSON file.",
+)
+@click.option("--opset", type=int, metavar="N", help="18 to 21.  [default: the model's own]")
+@click.option(
+    "--class-input",
+    type=click.Choice(["optional", "required"]),
+    default="optional",
+    show_default=True,
+    help="Whether class_index may be left out; ONNX Runtime Web needs it required.",
+)
+@click.option(
+    "--backend", metavar="NAME", help="Adapter to open the model with.  [default: who claims it]"
+)
+def command(
+    model: str,
+    output: Path,
+    kind: Any,
+    layer: str | None,
+    method: str,
+    preprocess: str | None,
+    opset: int | None,
+    class_input: Any,
+    backend: str | None,
+) -> None:
+    """Write MODEL with its explanation as one ONNX file of standard operators.
+
+    The file is checked against the model's own maps before it is written; where they differ, there
+    is no file, the reason, and exit code 2.
+    """
+    written = export(
+        model,
+        output,
+        kind=kind,
+        layer=layer,
+        method=method,
+        preprocess=preprocess,
+        opset=opset,
+        class_input=class_input,
+        backend=backend,
+    )
+    click.echo(
+        f"{written}: {kind}, {written.stat().st_size / 1e6:.1f} MB, equal to the model's own maps"
+    )
