@@ -52,12 +52,13 @@ class Graph:
         lift_constants(model)
         initialized = {tensor.name for tensor in model.graph.initializer}
         self.weights = frozenset(initialized)
-        self.inputs = tuple(v for v in model.graph.input if v.name not in initialized)
-        self.outputs = tuple(v for v in model.graph.output)
+        own = [v.name for v in model.graph.input if v.name not in initialized]
         self.ir_version = model.ir_version
         self.exporter = model.producer_name
         self.opsets = {domain_of(o.domain): o.version for o in model.opset_import}
         self.skeleton = strip_weights(model)
+        self.inputs = tuple(v for v in self.skeleton.graph.input if v.name in own)
+        self.outputs = tuple(self.skeleton.graph.output)
         listed = list(self.skeleton.graph.node)
         self.nodes = sorted_nodes(self.skeleton.graph, source.name)
         if any(one is not other for one, other in zip(self.nodes, listed, strict=True)):

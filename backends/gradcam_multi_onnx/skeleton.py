@@ -27,7 +27,7 @@ def lift_constants(model: onnx.ModelProto) -> None:
 
 
 def strip_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace large initialisers by inputs of their type, in place."""
+    """Replace large initialisers by inputs of their type; return the rest as a new model."""
     graph, listed = model.graph, {v.name for v in model.graph.input}
     small = []
     for tensor in graph.initializer:
@@ -40,4 +40,5 @@ def strip_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.input.append(value)
     del graph.initializer[:]
     graph.initializer.extend(small)
-    return model
+    # Protobuf frees what was deleted only with the whole message: the rest must leave it.
+    return onnx.ModelProto.FromString(model.SerializeToString())
