@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from architectures_classic import Residual, Staged, conv_norm, inverted, pooled_head
+from architectures_classic import Residual, Staged, conv_norm, pooled_head
+from architectures_mobile import inverted
 from architectures_torch import DenseBlock, resnet50, seeded
 from torch import nn
 

@@ -2,7 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from architectures_classic import Residual, Staged, conv_norm, inverted, pooled_head
+from architectures_classic import Residual, Staged, conv_norm, pooled_head
+from architectures_mobile import inverted
 from torch import Tensor, nn
 
 

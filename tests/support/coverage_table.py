@@ -31,7 +31,8 @@ def rows() -> dict[tuple[str, str], Row]:
     """Return the table's rows by network and exporter."""
     lines = PATH.read_text().splitlines() if PATH.exists() else []
     cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-    return {(row[0], row[1]): row for row in cells[2:] if len(row) == 6 and "---" not in row[0]}
+    table = [row for row in cells if len(row) == 6]
+    return {(row[0], row[1]): row for row in table[2:]}  # behind the heading and its rule
 
 
 class Recorder:

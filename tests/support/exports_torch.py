@@ -11,6 +11,7 @@ import torch
 from architectures_attention import ATTENTION
 from architectures_classic import CLASSIC
 from architectures_maps import MAPS
+from architectures_mobile import MOBILE
 from gradient_referee import Floats, Reference
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ NETWORKS: dict[str, Network] = {
     "densenet": _old("DenseNet", "features.pool0", "features.norm5"),
     "squeezenet": _old("SqueezeNet", "features.3", "features.12"),
     "inception": _old("Inception", "mixed1", "mixed2"),
-    **{name: Network(build) for name, build in (CLASSIC | ATTENTION).items()},
+    **{name: Network(build) for name, build in (CLASSIC | MOBILE | ATTENTION).items()},
     **{name: Network(build, shape) for name, (build, shape) in MAPS.items()},
 }
 """All networks written in PyTorch, by name."""
