@@ -110,7 +110,7 @@ class Explainer:
         size: tuple[int, ...],
         finite: NDArray[np.bool_],
     ) -> Explanation:
-        output = _chosen_output(self.output, list(trace.logits))
+        output = chosen_output(self.output, list(trace.logits))
         activation = next((s.activation for s in self.model.outputs if s.name == output), None)
         raw = trace.logits[output]
         logits = class_scores(raw, output)
@@ -149,7 +149,7 @@ class Explainer:
             listed = self.model.layers(inputs)
             if self.layer is None:
                 names = [entry.output for entry in listed if entry.output]
-                name = final_feature_map(listed, _chosen_output(self.output, names)).name
+                name = final_feature_map(listed, chosen_output(self.output, names)).name
             else:
                 name = self.layer  # perhaps an alias, which the adapter knows
                 check_channels(listed, name)
@@ -261,7 +261,11 @@ def _spatial_size(inputs: Inputs, specs: Sequence[TensorSpec], cam: Array) -> tu
     return cam.shape[2:]
 
 
-def _chosen_output(asked: str | None, names: Sequence[str]) -> str:
+def chosen_output(asked: str | None, names: Sequence[str]) -> str:
+    """Return the output asked for; else `logits` where one is called so, else the first.
+
+    Raises TargetError where the model returns no such output.
+    """
     if asked is None:
         return "logits" if "logits" in names else names[0]
     if asked not in names:

@@ -14,8 +14,7 @@ from typing import Any, get_args
 
 from gradcam_multi.cam import method_named
 from gradcam_multi.errors import ExportError, suggest
-from gradcam_multi.explainer import Explainer
-from gradcam_multi.explainer import _chosen_output as chosen_output
+from gradcam_multi.explainer import Explainer, chosen_output
 from gradcam_multi.layers import final_feature_map
 from gradcam_multi.plugins import installed
 from gradcam_multi.preprocess import Preprocess
