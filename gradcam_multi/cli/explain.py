@@ -3,8 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from gradcam_multi.cli.main import make_folder
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
@@ -28,6 +28,7 @@ from gradcam_multi.spec import TensorSpec
 from gradcam_multi.targets import TopClass
 
 BATCH = 8  # pictures at a time: memory stays flat, and the runtime has something to chew on
+_SHARED = {"layer", "method", "backend", "version"}  # of all explanations of a run: said once
 FEW = 4  # a progress bar for fewer pictures than this would be noise
 
 
@@ -115,22 +116,30 @@ def command(
 
     records: list[dict[str, Any]] = []
     failed: list[str] = []
-    pictures = _read(paths, prepare, _input(explainer), failed)
     written = _output_names(paths, output)
-    for batch in _batches(pictures, BATCH):
-        arrays = np.stack([picture.array for picture in batch])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CamWarning)  # said beside each picture instead
-            explanations = explainer.several(arrays, targets)
-        for index, picture in enumerate(batch):
-            ranked = [explanation[index] for explanation in explanations]
-            file = written[picture.path]
-            panel(
-                [picture_row(picture.image, ranked, picture.geometry, str(picture.path.name))]
-            ).save(file)
-            records.append(_record(picture.path, file, ranked))
-            if not as_json:
-                _print(records[-1])
+    # disable=None: no bar where stderr is not a terminal.
+    quiet = None if len(paths) >= FEW else True
+    with tqdm(total=len(paths), unit="picture", leave=False, disable=quiet) as bar:
+
+        def skip(message: str) -> None:
+            failed.append(message)
+            bar.update()
+
+        pictures = _read(paths, prepare, _input(explainer), skip)
+        for batch in _batches(pictures, BATCH):
+            arrays = np.stack([picture.array for picture in batch])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CamWarning)  # said beside each picture instead
+                explanations = explainer.several(arrays, targets)
+            for index, picture in enumerate(batch):
+                ranked = [explanation[index] for explanation in explanations]
+                file = written[picture.path]
+                row = picture_row(picture.image, ranked, picture.geometry, picture.path.name)
+                panel([row]).save(file)
+                records.append(_record(picture.path, file, ranked))
+                if not as_json:
+                    bar.write(_lines(records[-1]))  # above the bar, not through it
+                bar.update()
     if as_json:
         click.echo(json.dumps(records, indent=2))
     for message in failed:
@@ -157,32 +166,25 @@ def _input(explainer: Explainer) -> TensorSpec:
 
 
 def _read(
-    paths: Sequence[Path], prepare: Preprocess, spec: TensorSpec, failed: list[str]
+    paths: Sequence[Path], prepare: Preprocess, spec: TensorSpec, skip: Callable[[str], None]
 ) -> Iterator[Picture]:
-    """Read pictures one by one; a bad one is noted in `failed`, and the others go on."""
+    """Read pictures one by one; a bad one is given to `skip`, and the others go on."""
     last = spec.layout == "channels_last"
     size = spec.shape[1:3] if last else spec.shape[2:4]
-    with ExitStack() as stack:
-        steps: Any = paths
-        if len(paths) >= FEW:
-            from tqdm import tqdm
-
-            # disable=None: no bar where stderr is not a terminal.
-            steps = stack.enter_context(tqdm(paths, unit="picture", leave=False, disable=None))
-        for path in steps:
-            try:
-                image = load_image(path)
-                array, geometry = prepare.apply(image, size=(size[0], size[1]), layout=spec.layout)
-            except ImageError as error:
-                failed.append(str(error))
-                continue
-            channels = spec.shape[-1 if last else 1]
-            if channels not in (None, array.shape[-1 if last else 0]):
-                raise PreprocessError(
-                    f"the preprocessing gives {len(prepare.channels)} channels, the model takes "
-                    f"{channels}: set 'channels' in a preprocessing file"
-                )
-            yield Picture(path, image, array, geometry)
+    for path in paths:
+        try:
+            image = load_image(path)
+            array, geometry = prepare.apply(image, size=(size[0], size[1]), layout=spec.layout)
+        except ImageError as error:
+            skip(str(error))
+            continue
+        channels = spec.shape[-1 if last else 1]
+        if channels not in (None, array.shape[-1 if last else 0]):
+            raise PreprocessError(
+                f"the preprocessing gives {len(prepare.channels)} channels, the model takes "
+                f"{channels}: set 'channels' in a preprocessing file"
+            )
+        yield Picture(path, image, array, geometry)
 
 
 def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
@@ -214,22 +216,20 @@ def _record(path: Path, file: Path, ranked: Sequence[Explanation]) -> dict[str, 
         "method": first.method,
         "backend": first.backend,
         "explanations": [
-            {key: value for key, value in explanation.records()[0].items() if key not in first_only}
+            {key: value for key, value in explanation.records()[0].items() if key not in _SHARED}
             for explanation in ranked
         ],
     }
 
 
-first_only = {"layer", "method", "backend", "version"}
-
-
-def _print(record: dict[str, Any]) -> None:
-    click.echo(record["image"])
+def _lines(record: dict[str, Any]) -> str:
+    lines = [record["image"]]
     for entry in record["explanations"]:
         p = entry["probability"]
         note = STATUS_NOTES[entry["status"]]
-        click.echo(
+        lines.append(
             f"  {entry['class'] if entry['class'] is not None else '-':>5}  "
             f"{'' if p is None else f'{p:.4f}':>6}  {entry['label']}"
             + (f"  [{entry['status']}: {note}]" if note else "")
         )
+    return "\n".join(lines)
