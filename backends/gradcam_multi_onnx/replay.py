@@ -27,7 +27,7 @@ class Tail:
         self.given, self.results = given, tuple(results)
         moving = graph.dependents([given])
         fixed = frozenset(graph.variable - moving) | {given}
-        nodes = [_widened_node(node) for node in graph.between(results, fixed)]
+        nodes = [widened_node(node) for node in graph.between(results, fixed)]
         read = {name for node in nodes for name in reads(node)} | set(results)
         self.boundary = tuple(sorted((read & fixed) - {given}))
         inputs = [_value(name, graph.type(name).widened) for name in (given, *self.boundary)]
@@ -66,13 +66,14 @@ def _widened_tensor(tensor: TensorProto) -> TensorProto:
     return numpy_helper.from_array(as_float(numpy_helper.to_array(tensor)), tensor.name)
 
 
-def _widened_node(node: onnx.NodeProto) -> onnx.NodeProto:
+def widened_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a copy of a node that computes in float32 where it did in half precision."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     _widen(copy.attribute)
     for body in subgraphs(copy):
         for inner in body.node:
-            inner.CopyFrom(_widened_node(inner))
+            inner.CopyFrom(widened_node(inner))
         _widen_values([*body.input, *body.output, *body.value_info])
         for tensor in body.initializer:
             tensor.CopyFrom(_widened_tensor(tensor))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gradcam_multi.cli.main import make_folder
 from gradcam_multi.demo import (
+    CLASSES,
     VALIDATION_SEED,
     NetworkName,
     Scene,
@@ -67,7 +68,7 @@ def command(output: Path, backend: str | None, scenes: int) -> None:
     make_folder(output)
     models = _build(backend)
     explainers = {
-        name: Explainer(model, backend=backend, labels=load_network(name).classes)
+        name: Explainer(model, backend=backend, labels=CLASSES)
         for name, (model, backend) in models.items()
     }
     with warnings.catch_warnings():
@@ -119,14 +120,10 @@ def _count(
 def _measure(explainers: dict[NetworkName, Explainer], count: int) -> Figures:
     from tqdm import tqdm
 
-    # disable=None: no bar where stderr is not a terminal.
     # Drawn in three ways, then explained in three ways by one network and in two by the other.
-    with tqdm(
-        total=8 * count,
-        unit="scene",
-        leave=False,
-        disable=None,
-    ) as bar:
+    total = 8 * count
+    # disable=None: no bar where stderr is not a terminal.
+    with tqdm(total=total, unit="scene", leave=False, disable=None) as bar:
         drawn: dict[Marks, list[Scene]] = {"random": [], "label": [], "none": []}
         for marks, scenes in drawn.items():
             for start in range(0, count, BATCH):
@@ -156,11 +153,11 @@ def _draw(explainers: dict[NetworkName, Explainer], output: Path) -> None:
         name: explainer(_arrange(explainer, as_inputs(scenes)))
         for name, explainer in explainers.items()
     }
+    prefixes = [f"{name}: " for name in explained]
     for index, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(output / "scenes" / f"scene{index}.png")
-        title = load_network("sound").classes[scene.label]
         ranked = [explanation[index] for explanation in explained.values()]
-        prefixes = [f"{name}: " for name in explained]
+        title = CLASSES[scene.label]
         rows.append(picture_row(scene.image, ranked, title=title, prefixes=prefixes))
     panel(rows[:4], height=192).save(output / "demo.png")
 
@@ -171,8 +168,7 @@ def _write(
     scenes: int,
     output: Path,
 ) -> None:
-    classes: Sequence[str] = load_network("sound").classes
-    (output / "labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    (output / "labels.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
     for name, (model, _) in models.items():
         if isinstance(model, bytes):  # a model that is a file, as ONNX models are
             (output / f"{name}.onnx").write_bytes(model)

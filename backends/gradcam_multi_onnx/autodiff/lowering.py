@@ -20,7 +20,7 @@ from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET
 from gradcam_multi_onnx.autodiff.registry import Refusal
 from gradcam_multi_onnx.autodiff.site import Forward
 from gradcam_multi_onnx.graph import Type, domain_of, subgraphs
-from gradcam_multi_onnx.replay import _widened_node as widened_node
+from gradcam_multi_onnx.replay import widened_node
 
 _ROUNDS = 12  # of functions inside functions
 _LATER = {"saturate", "round_mode"}  # attributes of casts to and from float8, which do not matter
