@@ -30,7 +30,8 @@ class Explainer:
     the final feature map is chosen. `method` is a name in `METHODS`. `backend` names the adapter;
     left out, the first that claims the model. `output` names the output to explain where there are
     several. `labels` are the class names. `guided` keeps only positive gradients at positive
-    activations. `batch_size` bounds how many items run at once.
+    activations. `batch_size` bounds how many items run at once. `trust` runs code that the model's
+    file holds (a Lambda layer, a pickle): only for files from somebody you trust.
 
     Raises what `errors` draws: a ModelError for the model, a MethodError for the method.
     """
@@ -46,6 +47,7 @@ class Explainer:
         labels: Sequence[str] | None = None,
         guided: bool = False,
         batch_size: int | None = None,
+        trust: bool = False,
     ) -> None:
         self.method = method_named(method)
         self.layer = layer
@@ -55,7 +57,7 @@ class Explainer:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size {batch_size} was asked for: give at least 1")
         self.batch_size = batch_size
-        self.model: Model = installed().open(model, backend)
+        self.model: Model = installed().open(model, backend, trust)
         self._resolved: dict[tuple[Any, ...], str] = {}
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
@@ -169,6 +171,7 @@ def explain(
     labels: Sequence[str] | None = None,
     guided: bool = False,
     batch_size: int | None = None,
+    trust: bool = False,
 ) -> Explanation:
     """Show where a model looked when it gave a score; see `Explainer` for the arguments.
 
@@ -184,16 +187,19 @@ def explain(
         labels=labels,
         guided=guided,
         batch_size=batch_size,
+        trust=trust,
     )
     return explainer(inputs, target)
 
 
-def layers(model: Any, inputs: Inputs = None, *, backend: str | None = None) -> Layers:
+def layers(
+    model: Any, inputs: Inputs = None, *, backend: str | None = None, trust: bool = False
+) -> Layers:
     """List a model's operations in execution order, the default layer marked.
 
     `inputs` are needed where the framework can tell only by running (PyTorch).
     """
-    return mark_default(installed().open(model, backend).layers(inputs))
+    return mark_default(installed().open(model, backend, trust).layers(inputs))
 
 
 def _arrays(inputs: Inputs) -> list[Any]:

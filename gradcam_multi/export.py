@@ -51,6 +51,7 @@ def export(
     opset: int | None = None,
     class_input: ClassInput = "optional",
     backend: str | None = None,
+    trust: bool = False,
 ) -> Path:
     """Write an ONNX file that explains the model by itself, and return its path.
 
@@ -63,6 +64,7 @@ def export(
     `inputs` are a batch to check the file with, two items or more; made up where left out, which
     needs a model that says what it takes. `preprocess` is noted in the file. `opset` is 18 to 21.
     ``class_input="required"`` is for runtimes that cannot leave an input out (ONNX Runtime Web).
+    `trust` is that of `Explainer`.
 
     Raises ExportError, and writes nothing, where the file does not give the model's own maps.
     """
@@ -73,7 +75,9 @@ def export(
     target = Path(path)
     if not target.parent.is_dir():
         raise ExportError(f"cannot write {str(path)!r}: its folder does not exist; make it first")
-    native = Explainer(model, layer=layer, method=method, backend=backend, output=output)
+    native = Explainer(
+        model, layer=layer, method=method, backend=backend, output=output, trust=trust
+    )
     batch = check_inputs(native.model, inputs, prepare)
     # The user's own run comes first: what is asked wrongly is said in the user's own terms.
     references = own_maps(native, batch) if kind == "heatmap" else []
@@ -81,7 +85,7 @@ def export(
         (references[0].layer, references[0].output) if references else _chosen(native, batch)
     )
     names = _output_names(native.model, batch, explained)
-    content = installed().to_onnx(model, batch, backend)
+    content = installed().to_onnx(model, batch, backend, trust)
     # Where the model is such a file itself, its layers have names there; else a layer is found by
     # what it computes.
     own = installed().open(content).backend == native.model.backend

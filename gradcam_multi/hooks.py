@@ -20,10 +20,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def gradcam_multi_open(model: Any) -> Model | None:
+def gradcam_multi_open(model: Any, trust: bool) -> Model | None:
     """Open a model object or file, or return None where it is somebody else's.
 
-    Raises MissingExtraError where the adapter claims the model but its framework is absent, and
+    Code that a file holds (a pickle, a Lambda layer) is run only where `trust` is true. Raises
+    MissingExtraError where the adapter claims the model but its framework is absent, and
     ModelFileError where the file is damaged.
     """
 
@@ -38,12 +39,22 @@ def gradcam_multi_build(network: "DemoNetwork") -> Any:
 
 
 @hookspec(firstresult=True)
-def gradcam_multi_to_onnx(model: Any, inputs: Inputs) -> "str | bytes | None":
+def gradcam_multi_load_weights(model: Any, path: str, trust: bool) -> bool | None:
+    """Load a file of weights into a model object; return True, or None for somebody else's model.
+
+    A pickle is unpickled only where `trust` is true. Raises ModelFileError where the file is
+    damaged, or does not fit the model: then it names what is missing and what is left over.
+    """
+
+
+@hookspec(firstresult=True)
+def gradcam_multi_to_onnx(model: Any, inputs: Inputs, trust: bool) -> "str | bytes | None":
     """Return a model as ONNX, a file's path or its content, or None where it is somebody else's.
 
     Inputs and outputs are in the model's own order. `inputs` are a batch that the model takes, for
-    frameworks that have to run it. Raises MissingExtraError where something needed is absent,
-    UnsupportedError where the framework's own export fails.
+    frameworks that have to run it; `trust` is that of `gradcam_multi_open`. Raises
+    MissingExtraError where something needed is absent, UnsupportedError where the framework's own
+    export fails.
     """
 
 

@@ -54,12 +54,14 @@ class Plugins:
         others = [plugin for name, plugin in self.manager.list_name_plugin() if name != backend]
         return self.manager.subset_hook_caller(hook, remove_plugins=others)
 
-    def open(self, model: Any, backend: str | None = None) -> Model:
+    def open(self, model: Any, backend: str | None = None, trust: bool = False) -> Model:
         """Open a model with the adapter that claims it, or with the named one only.
+
+        `trust` allows code that a model's file holds to be run.
 
         Raises UnknownBackendError, UnknownModelError, and what the adapter raises.
         """
-        opened: Model | None = self._caller("gradcam_multi_open", backend)(model=model)
+        opened: Model | None = self._caller("gradcam_multi_open", backend)(model=model, trust=trust)
         if opened is None:
             asked = repr(str(model)) if isinstance(model, str) else f"a {_class_name(model)}"
             who = f"backend {backend!r}" if backend else f"any of {', '.join(self.names) or 'none'}"
@@ -74,9 +76,25 @@ class Plugins:
         """Have the named adapter build a described network in its framework."""
         return self._caller("gradcam_multi_build", backend)(network=network)
 
-    def to_onnx(self, model: Any, inputs: Inputs, backend: str | None = None) -> str | bytes:
+    def load_weights(self, model: Any, path: str, trust: bool = False) -> None:
+        """Have the adapter that claims a model object load a file of weights into it.
+
+        Raises UnknownModelError where none claims it, and what the adapter raises.
+        """
+        hook = self._caller("gradcam_multi_load_weights", None)
+        if not hook(model=model, path=path, trust=trust):
+            raise UnknownModelError(
+                f"weights {path!r} cannot be loaded into a {_class_name(model)}: no adapter claims "
+                "it; give a torch.nn.Module or a Keras model"
+            )
+
+    def to_onnx(
+        self, model: Any, inputs: Inputs, backend: str | None = None, trust: bool = False
+    ) -> str | bytes:
         """Have the adapter that claims a model, or the named one, give it as ONNX."""
-        found = self._caller("gradcam_multi_to_onnx", backend)(model=model, inputs=inputs)
+        found = self._caller("gradcam_multi_to_onnx", backend)(
+            model=model, inputs=inputs, trust=trust
+        )
         if found is None:
             raise ExportError(
                 f"a {_class_name(model)} cannot become ONNX: no adapter gives it as such a file; "

@@ -18,11 +18,11 @@ Inputs = Any
 """What the model takes: one array, a tuple of positional ones, or a dict of named ones; NumPy
 arrays or the framework's own tensors, batch axis first."""
 
-Role = Literal["conv", "linear", "pool", "identity", "other"]
+Role = Literal["conv", "linear", "attention", "pool", "identity", "other"]
 """What the choice of the default layer has to know of an operation: a convolution (of any rank,
-transposed ones too); another one that mixes channels (dense, matrix product, einsum); pooling,
-resizing or padding; one that hands its input on unchanged at inference (dropout, identity); the
-rest."""
+transposed ones too); another one that mixes channels by weights (dense, matrix product, einsum);
+a product of two results, by which tokens mix (attention, fused or not); pooling, resizing or
+padding; one that hands its input on unchanged at inference (dropout, identity); the rest."""
 
 
 @dataclass(frozen=True, slots=True)
