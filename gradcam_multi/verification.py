@@ -61,7 +61,7 @@ def check_inputs(model: Model, inputs: Inputs, prepare: Preprocess | None) -> In
 
 
 def _made_up(
-    spec: TensorSpec, prepare: Preprocess | None, random: np.random.Generator
+    spec: TensorSpec, prepare: Preprocess | None, random: "np.random.Generator"
 ) -> NDArray[Any]:
     """Two items of coarse and fine noise; pictures through the preprocessing where there is one."""
     dtype = np.dtype(spec.dtype)

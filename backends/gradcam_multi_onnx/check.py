@@ -11,6 +11,7 @@ from gradcam_multi_onnx.feeds import Feeds
 from gradcam_multi_onnx.plan import Backward, Plan
 from gradcam_multi_onnx.replay import Tail
 from gradcam_multi_onnx.session import as_float
+from gradcam_multi_onnx.skeleton import SMALL
 
 TOLERANCE = 0.1
 """Of the gradient's norm. A wrong rule is off by the order of one; float32 rounding and the kinks
@@ -51,7 +52,8 @@ def _check(
         return True
     moving = graph.dependents([target])
     changing = [name for name in backward.gradient.reads if name in moving]
-    tail = Tail(graph, target, list(dict.fromkeys([value, *changing])))
+    # A few runs are not worth another copy of the weights, in the order that they are read fastest.
+    tail = Tail(graph, target, list(dict.fromkeys([value, *changing])), least=SMALL)
     around = plan.beside(tail.boundary)
     values = {**feeds, **run, **(around(feeds) if around else {})}
     actual = as_float(values[target]).astype(np.float64)
@@ -109,7 +111,7 @@ class _Probe:
     scale: float
     rounding: float
 
-    def errors(self, random: np.random.Generator, *, average: int) -> list[float]:
+    def errors(self, random: "np.random.Generator", *, average: int) -> list[float]:
         """Return relative errors over random directions; the first few suffice if all are small.
 
         The derivative is averaged over some places along the step: a change of the score is the

@@ -3,12 +3,17 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi.errors import ModelFileError
+from gradcam_multi_onnx.sizes import byte_size as byte_size
 from gradcam_multi_onnx.source import Source
 
 _MEMORY_MARK = "*/"  # ONNX Runtime reads such a location's offset as an address in memory
@@ -60,7 +65,7 @@ def locate(source: Source, tensors: Iterable[TensorProto]) -> Source:
     Every file, offset and length is checked before anything is read or handed to ONNX Runtime.
     Raises ModelFileError where one is absent, too short, no plain file, or outside the folder.
     """
-    outside = [tensor for tensor in tensors if is_external(tensor)]
+    outside = [tensor for tensor in tensors if is_external(tensor) and not _held(source, tensor)]
     if not outside:
         return source
     if not source.folders:
@@ -83,50 +88,64 @@ def locate(source: Source, tensors: Iterable[TensorProto]) -> Source:
 
 
 def load(source: Source, tensor: TensorProto) -> TensorProto:
-    """Return a tensor with its data, which are read from its file where it is external."""
+    """Return a tensor with its data, which are read from its file where it is without them."""
     if not is_external(tensor):
         return tensor
-    location = _location(source, tensor)
-    size = _size(source, Path(source.folder), location)
-    start, length = _extent(source, tensor, size)
     found = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    try:
-        with open(Path(source.folder) / location, "rb") as file:
-            file.seek(start)
-            found.raw_data = file.read(length)
-    except OSError as error:
-        raise _refused(source, tensor, f"{error.strerror}; check the file") from error
+    with _opened(source, tensor) as (file, length):
+        found.raw_data = file.read(length)
     if len(found.raw_data) < length:
         raise _refused(source, tensor, "the file is too short for it; copy it again")
     return found
 
 
-def byte_size(tensor: TensorProto) -> int | None:
-    """Return how many bytes a tensor's elements fill, or None where they have no fixed size."""
-    bits = _BITS.get(tensor.data_type)
-    if bits is None:
-        return None
-    count = 1
-    for extent in tensor.dims:
-        count *= extent
-    return -(-count * bits // 8)
+def _load_floats(source: Source, tensor: TensorProto) -> NDArray[np.float32]:
+    """Return the elements of a float32 tensor that is external or left in the model's file.
+
+    Unlike `load`, it holds them once only.
+    """
+    array = np.empty(tuple(tensor.dims), "<f4")
+    with _opened(source, tensor) as (file, length):
+        if file.readinto(array) < length:  # type: ignore[attr-defined]  # IO lacks it
+            raise _refused(source, tensor, "the file is too short for it; copy it again")
+    return array.astype(np.float32, copy=False)
 
 
-_BITS = {
-    code: bits
-    for bits, names in (
-        (2, ("UINT2", "INT2")),
-        (4, ("UINT4", "INT4", "FLOAT4E2M1")),
-        (8, ("UINT8", "INT8", "BOOL", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2",
-             "FLOAT8E5M2FNUZ", "FLOAT8E8M0")),
-        (16, ("UINT16", "INT16", "FLOAT16", "BFLOAT16")),
-        (32, ("UINT32", "INT32", "FLOAT")),
-        (64, ("UINT64", "INT64", "DOUBLE", "COMPLEX64")),
-        (128, ("COMPLEX128",)),
-    )
-    for name in names
-    if (code := getattr(TensorProto, name, None)) is not None  # the newest: newer onnx only
-}  # fmt: skip
+def load_array(source: Source, tensor: TensorProto) -> NDArray[Any]:
+    """Return the elements of a tensor, read from its file where it is without them."""
+    if is_external(tensor) and tensor.data_type == TensorProto.FLOAT:
+        return _load_floats(source, tensor)
+    array: NDArray[Any] = numpy_helper.to_array(load(source, tensor))
+    return array
+
+
+@contextmanager
+def _opened(source: Source, tensor: TensorProto) -> Iterator[tuple[IO[bytes], int]]:
+    """Give the file in which a tensor's data are, at their start, and their length."""
+    if _held(source, tensor):
+        start, length = source.places[tensor.name]
+        with source.stream() as file:
+            file.seek(start)
+            yield file, length
+        return
+    location = _location(source, tensor)
+    start, length = _extent(source, tensor, _size(source, Path(source.folder), location))
+    try:
+        with open(Path(source.folder) / location, "rb") as file:
+            file.seek(start)
+            yield file, length
+    except OSError as error:
+        raise _refused(source, tensor, f"{error.strerror}; check the file") from error
+
+
+def _held(source: Source, tensor: TensorProto) -> bool:
+    """Return whether a tensor's data lie in the model's own file; see `Source.outline`."""
+    return tensor.name in source.places and not tensor.external_data
+
+
+def is_beside(tensor: TensorProto) -> bool:
+    """Return whether a tensor's data lie in another file than the model's."""
+    return is_external(tensor) and bool(tensor.external_data)
 
 
 def _entries(tensor: TensorProto) -> dict[str, str]:

@@ -4,17 +4,26 @@ Weights are kept out of it: the skeleton holds small constants only, the others 
 the source when a gradient graph needs them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import prod
 from typing import Any
+from weakref import WeakValueDictionary
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi.errors import InputError, ModelFileError, UnsupportedError
-from gradcam_multi_onnx.external import all_tensors, is_external, load, locate
+from gradcam_multi_onnx.external import (
+    all_tensors,
+    is_beside,
+    is_external,
+    load,
+    load_array,
+    locate,
+)
 from gradcam_multi_onnx.inference import FLOATS as FLOATS
 from gradcam_multi_onnx.inference import Dim as Dim
 from gradcam_multi_onnx.inference import Shape as Shape
@@ -24,10 +33,16 @@ from gradcam_multi_onnx.limits import check_constants, check_values
 from gradcam_multi_onnx.order import reads as reads
 from gradcam_multi_onnx.order import sorted_nodes
 from gradcam_multi_onnx.order import subgraphs as subgraphs
-from gradcam_multi_onnx.session import make_session, one_line, run
+from gradcam_multi_onnx.session import make_session, on_cpu, one_line, run
 from gradcam_multi_onnx.skeleton import SMALL, lift_constants, strip_weights
 from gradcam_multi_onnx.source import Source
 from gradcam_multi_onnx.validate import validate
+
+HUGE = 1 << 23
+"""Elements of a weight that is shared, between a classifier (2 million) and VGG's (100 million).
+
+Those below are held by each session in the order that it reads fastest.
+"""
 
 
 def domain_of(name: str) -> str:
@@ -42,16 +57,17 @@ class Graph:
     """
 
     def __init__(self, source: Source) -> None:
-        model = source.parse()
+        model, source = source.outline()
         validate(model, source.name)
         source = locate(source, all_tensors(model))
         if model.functions:
-            model = _inlined(model, source.name)
-            source = source.rewritten(model.SerializeToString())
+            inlined = _inlined(source.parse(), source.name).SerializeToString()
+            model, source = source.rewritten(inlined).outline()
         self.source = source
         lift_constants(model)
         initialized = {tensor.name for tensor in model.graph.initializer}
         self.weights = frozenset(initialized)
+        self._read: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
         own = [v.name for v in model.graph.input if v.name not in initialized]
         self.ir_version = model.ir_version
         self.exporter = model.producer_name
@@ -128,9 +144,9 @@ class Graph:
         computed = [name for name in names if name not in self.weights]
         nodes = self.between(computed, frozenset())
         stored = {name for node in nodes for name in self._reads[id(node)]} | set(names)
-        tensors = self.tensors(stored & self.weights)
-        found = {t.name: numpy_helper.to_array(t) for t in tensors if t.name in names}
+        found = {t.name: self._array(source, t) for source, t in self._stored(set(names))}
         if computed:
+            tensors = self.tensors(stored & self.weights)
             outputs = [onnx.ValueInfoProto(name=name) for name in computed]
             graph = onnx.helper.make_graph(nodes, "constants", [], outputs, tensors)
             session = make_session(self.model(graph).SerializeToString())
@@ -144,17 +160,59 @@ class Graph:
         return found
 
     def tensors(self, names: Iterable[str], *, referenced: bool = False) -> list[TensorProto]:
-        """Return initialisers as stored; external ones are loaded, or left where they are.
+        """Return initialisers as stored; those beside the model are loaded, or left where they are.
 
         Those `referenced` need a session whose folder is the source's.
         """
-        wanted = set(names)
-        if not wanted:
-            return []
-        model = self.source.parse()
-        lift_constants(model)
-        tensors = [t for t in model.graph.initializer if t.name in wanted]
-        return tensors if referenced else [load(self.source, tensor) for tensor in tensors]
+        return [
+            tensor if referenced and is_beside(tensor) else load(source, tensor)
+            for source, tensor in self._stored(names)
+        ]
+
+    def _stored(self, names: Iterable[str]) -> Iterator[tuple[Source, TensorProto]]:
+        """Yield initialisers, large ones without their elements, and where these are."""
+        wanted = self.weights & set(names)
+        if wanted:
+            model, source = self.source.outline()
+            lift_constants(model)
+            yield from ((source, t) for t in model.graph.initializer if t.name in wanted)
+
+    def lent(self, names: Iterable[str], least: int = HUGE) -> dict[str, NDArray[np.float32]]:
+        """Return those weights that are shared by all who read them: huge ones, of products alone.
+
+        None where sessions keep their values elsewhere than NumPy does. `least` is the number of
+        elements beyond which a weight is huge.
+        """
+        found = {}
+        wanted = self.products & set(names) if on_cpu(self.source.providers) else ()
+        for source, tensor in self._stored(wanted):
+            huge = tensor.data_type == TensorProto.FLOAT and prod(tensor.dims) > least
+            if huge and is_external(tensor):
+                found[tensor.name] = self._array(source, tensor)
+        return found
+
+    def _array(self, source: Source, tensor: TensorProto) -> NDArray[Any]:
+        array = self._read.get(tensor.name)
+        if array is None:
+            array = self._read[tensor.name] = load_array(source, tensor)
+        return array
+
+    @cached_property
+    def products(self) -> frozenset[str]:
+        """Weights that are the second factor of matrix products and nothing else."""
+        factors = {
+            node.input[1] for node in self.nodes
+            if node.op_type in ("Gemm", "MatMul") and not domain_of(node.domain)
+        }  # fmt: skip
+        results = {value.name for value in self.outputs}
+        return frozenset(
+            name for name in (factors & self.weights) - results
+            if all(
+                node.op_type in ("Gemm", "MatMul") and list(node.input).count(name) == 1
+                and node.input[1] == name
+                for node in self.readers[name]
+            )
+        )  # fmt: skip
 
     def beside(self, names: Iterable[str]) -> list[TensorProto]:
         """Return those large weights that lie beside the model in full precision, not loaded."""
@@ -164,7 +222,7 @@ class Graph:
         tensors = self.tensors(self.weights & set(names), referenced=True)
         return [
             tensor for tensor in tensors
-            if is_external(tensor) and tensor.data_type in full and prod(tensor.dims) > SMALL
+            if is_beside(tensor) and tensor.data_type in full and prod(tensor.dims) > SMALL
         ]  # fmt: skip
 
     def between(self, results: Iterable[str], given: frozenset[str]) -> list[NodeProto]:

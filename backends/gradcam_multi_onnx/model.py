@@ -26,7 +26,7 @@ from gradcam_multi_onnx.source import Source
 from gradcam_multi_onnx.trace import OnnxTrace
 
 _PLANS = 4
-"""Kept per model: each holds a session, and a session its own copy of the weights."""
+"""Kept per model: each holds a session, and a session its own copy of all but huge weights."""
 
 _SIZES = 1000  # shapes of inputs whose values' sizes are known to be sane
 

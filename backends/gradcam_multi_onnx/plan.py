@@ -1,7 +1,7 @@
 """What is prepared once for some layers: a forward session and one gradient graph per output."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -15,7 +15,14 @@ from gradcam_multi_onnx.autodiff.registry import FreeExtent
 from gradcam_multi_onnx.autodiff.walk import Gradient, differentiate
 from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.replay import Tail
-from gradcam_multi_onnx.session import Forward, Session, as_float, make_session, one_line, run
+from gradcam_multi_onnx.session import (
+    Forward,
+    Session,
+    as_float,
+    completed_session,
+    one_line,
+    run,
+)
 from gradcam_multi_onnx.skeleton import SMALL
 
 _LIGHT = 1 << 23  # weights, a guess between a classifier (2 million) and VGG's (120 million)
@@ -45,33 +52,38 @@ class Backward:
 
     def __init__(self, graph: Graph, gradient: Gradient) -> None:
         self.gradient, self._source = gradient, graph.source
-        _check(gradient.model)
+        _check(gradient)
 
     @cached_property
     def _session(self) -> Session:
         # The forward session's threads still spin when this one starts: where there is little to
         # compute, waking more of them costs ten times what they save (0.6 against 6 ms).
         threads = 0 if self._heavy() else 1
-        data = self.gradient.model.SerializeToString()
-        return make_session(data, self._source.providers, self._source.folder, threads)
+        made = completed_session(self.gradient.model, self.gradient.weights, self._source, threads)
+        self.gradient = replace(self.gradient, weights={})  # the session has its own
+        return made
 
     def _heavy(self) -> bool:
         graph = self.gradient.model.graph
         weights = sum(prod(tensor.dims) for tensor in graph.initializer)
+        apart = (*self.gradient.lent.values(), *self.gradient.weights.values())
+        weights += sum(array.size for array in apart)
         return weights > _LIGHT or any(node.op_type.startswith("Conv") for node in graph.node)
 
     def __call__(self, cotangent: NDArray[Any], values: Values) -> dict[str, NDArray[Any]]:
         """Return gradients by target, absent where nothing flows."""
         dtype = np.float64 if self.gradient.double else np.float32
         feeds = {name: as_float(values[name]) for name in self.gradient.reads}
+        feeds |= self.gradient.lent
         feeds[self.gradient.cotangent] = np.asarray(cotangent, dtype=dtype, order="C")
         results = self.gradient.results
         found = run(self._session, feeds, results.values())
         return {target: found[name] for target, name in results.items()}
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _check(gradient: Gradient) -> None:
     """Raise UnsupportedError where a gradient graph is not sound ONNX, its types included."""
+    model = gradient.model
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.name = model.graph.name
     light.graph.node.extend(model.graph.node)
@@ -84,6 +96,9 @@ def _check(model: onnx.ModelProto) -> None:
             light.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
+    for name, array in gradient.weights.items():
+        code = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        light.graph.input.append(onnx.helper.make_tensor_value_info(name, code, array.shape))
     try:
         onnx.checker.check_model(light, full_check=True)
     except Exception as error:  # native code: its classes have no common root
@@ -106,8 +121,12 @@ class Plan:
             name for each in self.backward.values() if isinstance(each, Backward)
             for name in each.gradient.reads
         }  # fmt: skip
+        self.lent = {
+            name: array for each in self.backward.values() if isinstance(each, Backward)
+            for name, array in each.gradient.lent.items()
+        }  # fmt: skip
         extra = (read | set(targets) | set(logits.values())) & set(graph.producer)
-        self.forward = Forward(graph.source, logits, extra)
+        self.forward = Forward(graph.source, logits, extra, self.lent)
         self.checked = False
         self._tails: dict[str, tuple[Tail, Forward | None]] = {}
 
@@ -150,7 +169,7 @@ class Plan:
         """Return a session for those of some values that the forward run does not keep."""
         own = set(self.forward.names)
         extra = [name for name in names if name in self.graph.producer and name not in own]
-        return Forward(self.graph.source, (), extra) if extra else None
+        return Forward(self.graph.source, (), extra, self.lent) if extra else None
 
 
 def make_plan(

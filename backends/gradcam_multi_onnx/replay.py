@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from gradcam_multi_onnx.external import load
-from gradcam_multi_onnx.graph import Graph, Type, reads, subgraphs
+from gradcam_multi_onnx.graph import HUGE, Graph, Type, reads, subgraphs
 from gradcam_multi_onnx.session import as_float, make_session, run
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -20,10 +20,11 @@ class Tail:
     """Everything that the results need behind one value, in the model's own operators.
 
     Half precision is widened to float32. `boundary` are the other values that it is fed with:
-    those read behind the given one without depending on it.
+    those read behind the given one without depending on it. Weights of more than `least` elements
+    are fed, too, where they can be.
     """
 
-    def __init__(self, graph: Graph, given: str, results: Sequence[str]) -> None:
+    def __init__(self, graph: Graph, given: str, results: Sequence[str], least: int = HUGE) -> None:
         self.given, self.results = given, tuple(results)
         moving = graph.dependents([given])
         fixed = frozenset(graph.variable - moving) | {given}
@@ -31,15 +32,20 @@ class Tail:
         read = {name for node in nodes for name in reads(node)} | set(results)
         self.boundary = tuple(sorted((read & fixed) - {given}))
         inputs = [_value(name, graph.type(name).widened) for name in (given, *self.boundary)]
+        self._lent = graph.lent(read, least)
+        inputs += [
+            onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+            for name, array in self._lent.items()
+        ]
         outputs = [_value(name, graph.type(name).widened) for name in results if name != given]
         # Weights beside the model stay there, for ONNX Runtime to map, unless they are widened.
-        tensors = [
+        model = graph.model(onnx.helper.make_graph(nodes, "tail", inputs, outputs))
+        model.graph.initializer.extend(
             _widened_tensor(load(graph.source, t)) if t.data_type == TensorProto.FLOAT16 else t
-            for t in graph.tensors(read & graph.weights, referenced=True)
-        ]
-        body = onnx.helper.make_graph(nodes, "tail", inputs, outputs, tensors)
+            for t in graph.tensors((read & graph.weights) - set(self._lent), referenced=True)
+        )
         self._session = make_session(
-            graph.model(body).SerializeToString(), graph.source.providers, graph.source.folder
+            model.SerializeToString(), graph.source.providers, graph.source.folder
         )
         self._dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.type(given).widened.dtype)
 
@@ -48,6 +54,7 @@ class Tail:
     ) -> dict[str, NDArray[Any]]:
         """Return the results for another value."""
         feeds = {name: as_float(boundary[name]) for name in self.boundary}
+        feeds |= self._lent
         feeds[self.given] = np.asarray(value, dtype=self._dtype, order="C")
         computed = [name for name in self.results if name not in feeds]
         found = run(self._session, feeds, computed) if computed else {}

@@ -4,6 +4,8 @@ import ctypes
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,22 +14,27 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import InputError, ModelFileError
+from gradcam_multi_onnx.files import Parts, completed, extended, written
 from gradcam_multi_onnx.source import Providers, Source
 
 AnyArray = NDArray[Any]
 Session: TypeAlias = "ort.InferenceSession"
 _FATAL = 4
 _FOLDER = "session.model_external_initializers_file_folder_path"
+_UNPACKED = "session.disable_prepacking"
+_SMALL = 1 << 20  # bytes of a model that is handed over in memory
 _CUDA: Providers = (("CUDAExecutionProvider", {}),)
 _CPU: Providers = (("CPUExecutionProvider", {}),)
 
 
 def make_session(
-    data: bytes, providers: Providers | None = None, folder: str = "", threads: int = 0
-) -> Session:
+    data: bytes | Path, providers: Providers | None = None, folder: str = "", threads: int = 0,
+    lent: Mapping[str, "ort.OrtValue"] = MappingProxyType({}),
+) -> Session:  # fmt: skip
     """Return a session for a serialised model; `folder` is where its external data lies.
 
-    `threads` is 0 for as many as ONNX Runtime takes by itself.
+    `threads` is 0 for as many as ONNX Runtime takes by itself. The initialisers `lent` are used
+    where they are, by several sessions at once.
     Raises ModelFileError where ONNX Runtime refuses the model.
     """
     options = ort.SessionOptions()
@@ -35,11 +42,17 @@ def make_session(
     options.intra_op_num_threads = threads
     if folder:
         options.add_session_config_entry(_FOLDER, folder)
+    for name, value in lent.items():
+        options.add_initializer(name, value)
+    if lent:  # else each session has a copy of its own, in another order
+        options.add_session_config_entry(_UNPACKED, "1")
     chosen = providers if providers is not None else default_providers()
     try:
         session = ort.InferenceSession(
-            data, options, providers=[(name, dict(settings)) for name, settings in chosen]
-        )
+            data if isinstance(data, bytes) else str(data), options,
+            providers=[(name, dict(settings)) for name, settings in chosen],
+        )  # fmt: skip
+        session.lent = lent  # ONNX Runtime has their address only
         if session.get_providers() == ["CPUExecutionProvider"]:
             # Kept for a second attempt on the CPU, and as large as the weights.
             session._model_bytes = None
@@ -97,20 +110,86 @@ def _has_cuda_device() -> bool:
 
 
 class Forward:
-    """The original model, weights untouched, with more of its values as outputs."""
+    """The original model, weights untouched, with more of its values as outputs.
 
-    def __init__(self, source: Source, own: Iterable[str], extra: Iterable[str]) -> None:
+    Initialisers `lent` are used where they are.
+    """
+
+    def __init__(
+        self, source: Source, own: Iterable[str], extra: Iterable[str],
+        lent: Mapping[str, AnyArray] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.names = tuple(dict.fromkeys((*own, *extra)))
         addition = onnx.ModelProto()
         for name in sorted(set(extra) - set(own)):
             addition.graph.output.add().name = name
-        # Protobuf merges concatenated messages, so the outputs are added without copying weights.
-        data = source.read() + addition.SerializeToString()
-        self.session = make_session(data, source.providers, source.folder)
+        self.session = _extended(source, addition.SerializeToString(), lent)
 
     def __call__(self, feeds: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """Return all values, by name, as the model computes them."""
         return run(self.session, feeds, self.names)
+
+
+def _extended(source: Source, addition: bytes, lent: Mapping[str, AnyArray]) -> Session:
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in lent.items()}
+    if source.size > _SMALL and not source.folder:
+        found = _from_file(extended(source, addition, lent), source, lent=values)
+        if found is not None:
+            return found
+    data = source.read() + addition
+    return make_session(data, source.providers, source.folder, lent=values)
+
+
+def completed_session(
+    model: onnx.ModelProto, weights: Mapping[str, AnyArray], source: Source, threads: int = 0
+) -> Session:
+    """Return a session for a model made of another's parts, with initialisers that it lacks.
+
+    `source` is the other; see `make_session`.
+    """
+    parts = completed(model, weights)
+    if weights and not source.folder:
+        found = _from_file(parts, source, threads)
+        if found is not None:
+            return found
+    data = b"".join(parts(Path()))
+    return make_session(data, source.providers, source.folder, threads)
+
+
+def _from_file(
+    parts: Parts, source: Source, threads: int = 0,
+    lent: Mapping[str, "ort.OrtValue"] = MappingProxyType({}),
+) -> "Session | None":  # fmt: skip
+    if not on_cpu(source.providers):  # a session on a GPU may want to read its model again
+        return None
+    with written(parts) as path:
+        if path is None:
+            return None
+        try:
+            session = make_session(path, source.providers, "", threads, lent)
+            _trim()
+            return session
+        except ModelFileError as error:
+            reason = str(error).replace(str(path), source.name)
+            raise ModelFileError(reason) from error.__cause__
+
+
+def _trim() -> None:
+    """Give back what was freed since: reading a model leaves up to its size in malloc's hands."""
+    trim = getattr(_libc(), "malloc_trim", None)  # glibc alone has it, and alone needs it
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def on_cpu(providers: Providers | None) -> bool:
+    """Return whether a model runs on the CPU alone, in the memory that NumPy has, too."""
+    chosen = providers if providers is not None else default_providers()
+    return all(name == "CPUExecutionProvider" for name, _ in chosen)
 
 
 def as_float(array: AnyArray) -> AnyArray:

@@ -1,15 +1,18 @@
 """Where a model comes from: read again whenever weights are needed, never changed."""
 
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
 
 from gradcam_multi.errors import ModelFileError
+from gradcam_multi_onnx.outline import Places, outline
 
 Providers = tuple[tuple[str, Mapping[str, Any]], ...]
 
@@ -19,7 +22,8 @@ class Source:
     """The serialised model, in memory or in a file, and the providers that its owner chose.
 
     `name` is what error messages call it; `stamp` is the file's size and time when opened.
-    External data may lie in one of the `folders` and does lie in `home`.
+    External data may lie in one of the `folders` and does lie in `home`; `places` are where in the
+    serialised model the initialisers are that an outline leaves out.
     """
 
     name: str
@@ -29,21 +33,49 @@ class Source:
     stamp: tuple[int, int] = field(default=(0, 0))
     folders: tuple[Path, ...] = ()
     home: Path | None = None
+    places: Places = field(default_factory=dict, compare=False)
+
+    @contextmanager
+    def stream(self) -> Iterator[IO[bytes]]:
+        """Open the serialised model. Raises ModelFileError where the file is gone or changed."""
+        if self.path is None:
+            yield io.BytesIO(self.data)
+            return
+        try:
+            if _stamp(self.path) != self.stamp:
+                raise ModelFileError(f"{self.name} has changed since it was opened; open it again")
+            with open(self.path, "rb") as file:
+                yield file
+        except OSError as error:
+            raise ModelFileError(f"cannot read {self.name}: {error.strerror}") from error
 
     def read(self) -> bytes:
         """Return the serialised model. Raises ModelFileError where the file is gone or changed."""
         if self.path is None:
             return self.data
-        try:
-            if _stamp(self.path) != self.stamp:
-                raise ModelFileError(f"{self.name} has changed since it was opened; open it again")
-            return self.path.read_bytes()
-        except OSError as error:
-            raise ModelFileError(f"cannot read {self.name}: {error.strerror}") from error
+        with self.stream() as file:
+            return file.read()
+
+    @property
+    def size(self) -> int:
+        """How many bytes the serialised model has."""
+        return len(self.data) if self.path is None else self.stamp[0]
 
     def parse(self) -> onnx.ModelProto:
         """Return the model, without external data. Raises ModelFileError where it is not ONNX."""
-        model, data = onnx.ModelProto(), self.read()
+        return self._parsed(self.read())
+
+    def outline(self) -> tuple[onnx.ModelProto, "Source"]:
+        """Return the model without its large initialisers, and the source that finds them.
+
+        They are left in the file: external by their mark, without a location. Raises as `parse`.
+        """
+        with self.stream() as file:
+            content, places = outline(file, self.size)
+        return self._parsed(content), replace(self, places=places)
+
+    def _parsed(self, data: bytes) -> onnx.ModelProto:
+        model = onnx.ModelProto()
         try:
             model.ParseFromString(data)
         except DecodeError as error:
@@ -69,7 +101,7 @@ class Source:
 
     def rewritten(self, data: bytes) -> "Source":
         """Return another model in memory, whose external data are where this one's are."""
-        return replace(self, data=data, path=None, stamp=(0, 0))
+        return replace(self, data=data, path=None, stamp=(0, 0), places={})
 
 
 def _stamp(path: Path) -> tuple[int, int]:

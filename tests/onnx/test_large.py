@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 node = helper.make_node
 RANDOM = np.random.default_rng(0)
 MEBI = 1 << 20
-LIMIT = 4  # times the weights; 3.2 measured: the check and the gradient read them as well
+LIMIT = 1.2  # times a plain session, which maps and packs them; 0.62 measured: all share one copy
 
 PLAIN = """
 import onnxruntime, numpy, resource, sys
@@ -107,8 +107,7 @@ def test_weights_beside_the_model_are_not_copied_twice(tmp_path: Path) -> None:
     """256 MiB lie behind the explained layer, so that its gradient and its check need them, too."""
     path = save(tmp_path / "m.onnx", {"d": (2048, 32 * 1024), "e": (32 * 1024, 4)})
     plain, explained = peak(PLAIN, path), peak(EXPLAINED, path)
-    # Of the weights: mapped and packed once by each of the sessions that read them.
-    assert explained < plain + LIMIT * 256
+    assert explained < LIMIT * plain
 
 
 def test_weights_in_the_file(tmp_path: Path) -> None:

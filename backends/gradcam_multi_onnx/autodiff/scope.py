@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from gradcam_multi.errors import GradcamError, UnsupportedError
 from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder
@@ -230,6 +229,8 @@ def _rename(node: NodeProto, names: dict[str, str]) -> None:
 def _evaluate(
     part: NodeProto, feeds: dict[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]] | None:  # fmt: skip
+    from onnx.reference import ReferenceEvaluator  # 11 MB that few models need
+
     inputs = [
         onnx.helper.make_tensor_value_info(
             name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape

@@ -1,9 +1,12 @@
 """The reverse walk: from an output back to some values, one rule per node."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi.errors import LayerNotOnPathError, UnsupportedError
@@ -14,6 +17,7 @@ from gradcam_multi_onnx.autodiff.sweep import Sweep, carriers, total_of
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Graph, reads
 from gradcam_multi_onnx.session import as_float
+from gradcam_multi_onnx.skeleton import SMALL
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Gradient:
     """A gradient graph: a cotangent and some forward values in, one gradient per target out.
 
     `results` maps targets to outputs of `model`; a target on which nothing depends is absent.
+    `lent` are weights that `model` takes as inputs, `weights` initialisers that it lacks.
     """
 
     model: onnx.ModelProto
@@ -28,6 +33,8 @@ class Gradient:
     reads: tuple[str, ...]
     results: dict[str, str]
     double: bool
+    lent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def differentiate(
@@ -36,8 +43,8 @@ def differentiate(
 ) -> Gradient:  # fmt: skip
     """Return the graph that carries a cotangent of one value back to others.
 
-    Large weights that lie beside the model are loaded, or `referenced` where they are: such a graph
-    needs a session whose folder is the source's.
+    Large weights are loaded. Or they are `referenced`: left where they are beside the model, which
+    needs a session whose folder is the source's, lent to the graph as inputs, or given apart.
     Raises UnsupportedError at an operator that cannot be differentiated, and LayerNotOnPathError
     where the output depends on no target.
     """
@@ -121,15 +128,17 @@ def _finish(
     forward = sorted(needed - set(builder.tensors))
     constants = [name for name in forward if graph.constant(name)]
     read = tuple(name for name in forward if name not in constants)
+    lent = graph.lent(constants) if referenced else {}
+    constants = [name for name in constants if name not in lent]
     weights = graph.beside(constants) if referenced else []
     beside = {tensor.name for tensor in weights}
-    weights += [
-        numpy_helper.from_array(as_float(array), name)
-        for name, array in graph.arrays(set(constants) - beside).items()
-    ]
     sources = [builder.source(name, graph.type(name)) for name in read]
     inputs = [
         onnx.helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in (seed, *sources)
+    ]
+    inputs += [
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+        for name, array in lent.items()
     ]
     outputs = [
         onnx.helper.make_tensor_value_info(results[name], g.dtype, g.shape)
@@ -138,7 +147,15 @@ def _finish(
     body = onnx.helper.make_graph(nodes, "gradient", inputs, outputs, [*own, *weights])
     opset = onnx.helper.make_opsetid("", OPSET)
     model = onnx.helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION)
-    return Gradient(model, seed.name, read, results, seed.dtype == TensorProto.DOUBLE)
+    apart = {}
+    for name, array in graph.arrays(set(constants) - beside).items():
+        values = as_float(array)
+        if referenced and values.size > SMALL and values.dtype in (np.float32, np.float64):
+            apart[name] = values
+        else:
+            model.graph.initializer.append(numpy_helper.from_array(values, name))
+    double = seed.dtype == TensorProto.DOUBLE
+    return Gradient(model, seed.name, read, results, double, lent, apart)
 
 
 def _pruned(nodes: Sequence[NodeProto], results: set[str]) -> list[NodeProto]:

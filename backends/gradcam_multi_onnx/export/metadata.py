@@ -10,7 +10,6 @@ from gradcam_multi.spec import ExportOrder, TensorSpec
 from gradcam_multi_onnx.source import Source
 
 PREFIX = "gradcam_multi."
-_MARK = f"{PREFIX}kind".encode()
 
 
 def write(
@@ -39,9 +38,7 @@ def write(
 
 def read(source: Source) -> dict[str, str]:
     """Return what an exported file says of itself; empty for any other model."""
-    if _MARK not in source.read():  # far quicker than parsing
-        return {}
-    entries = {entry.key: entry.value for entry in source.parse().metadata_props}
+    entries = {entry.key: entry.value for entry in source.outline()[0].metadata_props}
     return {
         key.removeprefix(PREFIX): value for key, value in entries.items() if key.startswith(PREFIX)
     }
