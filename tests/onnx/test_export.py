@@ -9,7 +9,13 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-from exports_onnx import METHODS_EXPORTED, conv_model, probabilities_model, session_of
+from exports_onnx import (
+    METHODS_EXPORTED,
+    axes_model,
+    conv_model,
+    probabilities_model,
+    session_of,
+)
 from gradcam_multi_onnx.demo import build
 from onnx import TensorProto
 
@@ -193,6 +199,16 @@ def test_lines_pictures_and_volumes(tmp_path, axes, free):
     wanted = gm.explain(model, x, [0, 1, 2], method="layercam").heatmap
     (found,) = session.run(["heatmap"], {"x": x, "class_index": np.array([0, 1, 2])})
     assert found.shape == (3, *size)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_axes_that_follow_from_a_shape(tmp_path):
+    """With the size in the file they are constants, and the batch stays free."""
+    x = np.random.default_rng(1).normal(size=(3, 3, 10, 12)).astype(np.float32)
+    path = gm.export(axes_model(), tmp_path / "out.onnx", layer="a", inputs=x[:2])
+    wanted = gm.explain(axes_model(), x, [0, 1, 2], layer="a").heatmap
+    feeds = {"x": x, "class_index": np.array([0, 1, 2])}
+    (found,) = session_of(path).run(["heatmap"], feeds)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
 
 

@@ -77,3 +77,15 @@ def test_elementwise_extrema_split_ties() -> None:
 
 def test_zero_times_infinity_is_no_nan() -> None:
     assert value_at("ReduceL2", [0.0, 0.0], opset=11).tolist() == [0, 0]
+
+
+def test_a_row_that_is_masked_entirely_gets_nothing() -> None:
+    """Its softmax is 0/0; exporters put a Where behind it, and NaN would pass through that."""
+    x = np.array([[-np.inf] * 3, [0.0, -np.inf, 1.0]])
+    made = Runner(case("Softmax", x), np.float32, free=False)
+    cotangent = np.array([[0.0] * 3, [1.0, 2.0, 3.0]])
+    y = np.exp(x[1]) / np.exp(x[1]).sum()
+    expected = y * (cotangent[1] - (y * cotangent[1]).sum())
+    found = made.gradients([cotangent])["in0"]
+    assert not found[0].any()
+    np.testing.assert_allclose(found[1], expected, rtol=0, atol=1e-6)  # float32

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exports_onnx import METHODS_EXPORTED, session_of
 from gradcam_multi_onnx.plugin import gradcam_multi_open
+
+import gradcam_multi as gm
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
 LAYER = "fire9/concat_1"
@@ -75,3 +78,26 @@ def test_float16_gradients_neither_underflow_nor_lose_precision() -> None:
     # Cells where the float16 run closes another ReLU change single entries, their means little.
     scale = np.abs(weights_full).max()
     np.testing.assert_allclose(weights_half, weights_full, rtol=0, atol=2e-2 * scale)
+
+
+@pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")
+@pytest.mark.parametrize("method", METHODS_EXPORTED)
+@pytest.mark.parametrize("name", ["squeezenet1_1.onnx", "squeezenet1_1_fp16.onnx"])
+def test_exported_maps_of_photographs(tmp_path: Path, name: str, method: str) -> None:
+    """Of the top class, and of one whose evidence may be a few cells at the edge of a ReLU."""
+    explainer = gm.Explainer(MODELS / name, method=method)
+    path = gm.export(MODELS / name, tmp_path / "h.onnx", method=method, preprocess="caffe")
+    session, prepare = session_of(path), gm.Preprocess.named("caffe")
+    photos = sorted((MODELS.parent / "photos").iterdir())
+    inputs = np.stack([prepare.apply(gm.load_image(photo))[0] for photo in photos])
+    assert len(photos) == 14
+    dtype = np.float16 if "16" in name else np.float32
+    top = explainer(inputs)
+    others = [(index + 7) % 1000 for index in top.classes]
+    for wanted in (top, explainer(inputs, others)):
+        for one, index, heatmap in zip(inputs, wanted.classes, wanted.heatmap, strict=True):
+            feeds = {"data_0": one[None].astype(dtype), "class_index": np.array([index])}
+            (found,) = session.run(["heatmap"], feeds)
+            # The same kernels twice, 2e-6 measured in both precisions; 26 convolutions in float32,
+            # summed in another order where the runtime fuses the file differently, are 1e-4.
+            np.testing.assert_allclose(found[0], heatmap, rtol=0, atol=1e-4)

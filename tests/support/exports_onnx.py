@@ -92,3 +92,31 @@ def probabilities_model(opset: int) -> bytes:
         weights,
         opset,
     )
+
+
+def axes_model() -> bytes:
+    """The mean over all axes from the second on, as many as the activation's own shape says."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.normal(0, 0.4, (6, 3, 3, 3)).astype(np.float32),
+        "d": random.normal(size=(6, 4)).astype(np.float32),
+        "one": np.array(1),
+        "two": np.array(2),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["a"]),
+        helper.make_node("Shape", ["a"], ["shape"]),
+        helper.make_node("Size", ["shape"], ["rank"]),
+        helper.make_node("Range", ["two", "rank", "one"], ["axes"]),
+        helper.make_node("ReduceMean", ["a", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "d"], ["logits"]),
+    ]
+    value = helper.make_tensor_value_info
+    return _model(
+        nodes,
+        [value("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [value("logits", TensorProto.FLOAT, ["N", 4])],
+        weights,
+        18,
+    )

@@ -31,6 +31,9 @@ SINGLE = {
 }
 """Operators that are not run in float64."""
 
+_LENGTHS = 6
+"""The place of Attention's lengths of the caches."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -88,6 +91,12 @@ def _doubled(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type in SINGLE:
             raise ValueError(f"{node.op_type}: {SINGLE[node.op_type]}")
+        if node.op_type == "Attention" and len(node.input) > _LENGTHS:
+            if any(attribute.name == "is_causal" for attribute in node.attribute):
+                raise ValueError(
+                    "Attention: in float64 ONNX Runtime takes it apart as it was first "
+                    "defined, with another causal mask for caches than its kernel has"
+                )
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype", "stash_type") and attribute.i in FLOATS:
                 attribute.i = TensorProto.DOUBLE

@@ -23,6 +23,7 @@ from gradcam_multi_onnx.graph import Type, domain_of, subgraphs
 from gradcam_multi_onnx.replay import widened_node
 
 _ROUNDS = 12  # of functions inside functions
+_OWN = "gradcam_multi"  # the domain of functions written here
 _LATER = {"saturate", "round_mode"}  # attributes of casts to and from float8, which do not matter
 
 
@@ -127,10 +128,38 @@ def function_body(graph: Forward, node: NodeProto) -> Body:
     """Return a node's body as ONNX defines the operator."""
     copy = widened_node(node)
     constants = _small(graph, {name for name in node.input if name})
+    results = {name: name for name in node.output if name}
+    function = None
     if "" in copy.input:  # ONNX's inliner wants the type of every input
+        function = _without_absent(graph, copy)
+    model = _model(graph, [copy], list(results), constants)
+    if function is not None:
+        model.functions.append(function)
+        model.opset_import.append(onnx.helper.make_opsetid(_OWN, 1))
+        model = onnx.inliner.inline_local_functions(model)
+    return _standard(graph, model, results, constants)
+
+
+def _without_absent(graph: Forward, node: NodeProto) -> onnx.FunctionProto:
+    """Return what defines a node as a function of the inputs it has, and have the node call it."""
+    opset, given = graph.opset(node), [name for name in node.input if name]
+    types = [value_info(n, graph.type(n)).type if n else onnx.TypeProto() for n in node.input]
+    schema = onnx.defs.get_schema(node.op_type, opset, domain_of(node.domain))
+    data = schema.get_function_with_opset_version(opset)
+    if schema.has_context_dependent_function:
+        data = schema.get_context_dependent_function_with_opset_version(
+            opset, node.SerializeToString(), [kind.SerializeToString() for kind in types]
+        )
+    if not data:
         raise Refusal("an optional input before its last one is absent")
-    model = _model(graph, [copy], [n for n in node.output if n], constants)
-    return _standard(graph, model, {name: name for name in node.output if name}, constants)
+    function = onnx.FunctionProto.FromString(data)
+    present = [f for f, own in zip(function.input, node.input, strict=False) if own]
+    absent = set(function.input) - set(present)
+    for part in function.node:
+        part.input[:] = ["" if name in absent else name for name in part.input]
+    function.input[:], node.input[:] = present, given
+    function.domain = node.domain = _OWN
+    return function
 
 
 def branch_body(graph: Forward, node: NodeProto) -> Body:

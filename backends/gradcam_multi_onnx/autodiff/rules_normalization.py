@@ -3,6 +3,7 @@
 from functools import reduce
 
 import numpy as np
+from onnx import TensorProto
 
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
 from gradcam_multi_onnx.autodiff.rules_reduction import divided_by_count
@@ -144,7 +145,9 @@ def softmax_axes(n: Site) -> list[int]:
 
 @vjp("Softmax", attributes=("axis",))
 def _softmax(n: Site, g: Value) -> Answers:
-    return (n.y * (g - n.b.reduce(g * n.y, softmax_axes(n))),)
+    """Give nothing to rows that are masked entirely: 0/0, which a Where replaces behind it."""
+    y = n.b.where(n.b.map("IsNaN", n.y, dtype=TensorProto.BOOL), 0, n.y)
+    return (y * (g - n.b.reduce(g * y, softmax_axes(n))),)
 
 
 @vjp("LogSoftmax", attributes=("axis",))

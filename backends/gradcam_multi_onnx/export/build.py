@@ -8,16 +8,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from gradcam_multi.errors import ExportError, TargetError
+from gradcam_multi.errors import ExportError, TargetError, UnsupportedError
 from gradcam_multi.spec import Array, ExportOrder, Inputs
 from gradcam_multi_onnx.autodiff.registry import FreeExtent
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.autodiff.walk import differentiate
 from gradcam_multi_onnx.export import heatmap, metadata
 from gradcam_multi_onnx.export.find import find_layer
+from gradcam_multi_onnx.export.half import widen_converted
 from gradcam_multi_onnx.export.joint import Joint
 from gradcam_multi_onnx.export.maps import MAPS
-from gradcam_multi_onnx.export.prepare import converted, fix_extents, make_room, self_contained
+from gradcam_multi_onnx.export.prepare import (
+    converted,
+    fix_extents,
+    make_room,
+    opset_of,
+    self_contained,
+)
 from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
 from gradcam_multi_onnx.graph import FLOATS
 from gradcam_multi_onnx.model import OnnxModel
@@ -73,16 +80,21 @@ def build(model: str | bytes, order: ExportOrder) -> ExportedFile:
         )
     source = open_source(model)
     metadata.refuse_exported(source)
-    whole = converted(self_contained(source), order.opset)
+    whole = self_contained(source)
+    own = opset_of(whole)
+    whole = converted(whole, order.opset)
     renamed = make_room(whole, NAMES[order.kind])
     half = any(t.data_type in _HALF for t in whole.graph.initializer)
     try:
         opened = _opened(whole, source)
-        file = _build(whole, opened, order, renamed)
-    except FreeExtent:
+        file = _build(whole, opened, order, renamed, own)
+    except (FreeExtent, UnsupportedError):  # known sizes settle axes and pads that follow from them
         fix_extents(whole, {n: a.shape for n, a in make_feeds(opened.inputs, order.inputs).items()})
         opened = _opened(whole, source)
-        file = _build(whole, opened, order, renamed)
+        try:
+            file = _build(whole, opened, order, renamed, own)
+        except FreeExtent as error:
+            raise UnsupportedError(str(error)) from error
     try:
         onnx.checker.check_model(file, full_check=True)
     except Exception as error:
@@ -98,7 +110,7 @@ def _opened(whole: onnx.ModelProto, source: Source) -> OnnxModel:
 
 
 def _build(
-    whole: onnx.ModelProto, opened: OnnxModel, order: ExportOrder, renamed: dict[str, str]
+    whole: onnx.ModelProto, opened: OnnxModel, order: ExportOrder, renamed: dict[str, str], own: int
 ) -> onnx.ModelProto:
     opened.layers(order.inputs)  # types that inference cannot tell are learned from a run
     output = _output(opened, order.output, renamed)
@@ -110,6 +122,7 @@ def _build(
     joint = Joint(whole, graph, gradient, target)
     write = _heatmap if order.kind == "heatmap" else _gradient
     file = write(joint, opened, order, output, logits)
+    widen_converted(file, graph.types, own, [target, *gradient.reads])
     spec = next(spec for spec in opened.outputs if spec.name == output)
     metadata.write(file, order, target, opened.inputs, spec)
     return file

@@ -9,6 +9,7 @@ from onnx import NodeProto, TensorProto
 from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.autodiff.walk import Gradient
+from gradcam_multi_onnx.export.half import rounded
 from gradcam_multi_onnx.graph import Graph, reads
 
 
@@ -43,7 +44,10 @@ class Joint:
             if wide.dtype != kind.dtype:
                 own = self.builder.fresh("wide")
                 self._casts.append(onnx.helper.make_node("Cast", [name], [own], to=wide.dtype))
-            self._wide[name] = Value(self.builder, own, wide.dtype, kind.shape)
+            value = Value(self.builder, own, wide.dtype, kind.shape)
+            if kind.dtype == TensorProto.FLOAT16 and name in self.graph.producer:
+                value = rounded(value)
+            self._wide[name] = value
         return self._wide[name]
 
     def differentiate(self, cotangent: Value) -> Value:

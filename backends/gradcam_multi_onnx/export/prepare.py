@@ -52,6 +52,11 @@ def _refuse_foreign(nodes: Iterable[NodeProto]) -> None:
             _refuse_foreign(body.node)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset of a model's standard operators."""
+    return max((o.version for o in model.opset_import if o.domain in _STANDARD), default=1)
+
+
 def converted(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
     """Return the model in an opset from 18 to 21: its own where it can be, else the nearest.
 
@@ -64,7 +69,7 @@ def converted(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
             f"opset {opset} was asked for; an exported file has one from {allowed[0]} to "
             f"{allowed[-1]}"
         )
-    own = max((o.version for o in model.opset_import if o.domain in _STANDARD), default=1)
+    own = opset_of(model)
     wanted = opset or min(max(own, allowed[0]), allowed[-1])
     if wanted != own:
         try:
