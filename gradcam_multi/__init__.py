@@ -1,6 +1,10 @@
 """Where did the network look? Grad-CAM for PyTorch, TensorFlow/Keras and ONNX with one API."""
 
 from gradcam_multi.cam import METHODS, Method, Status
+from gradcam_multi.compare import compare
+from gradcam_multi.comparison import Comparison
+from gradcam_multi.diagnosis import Diagnosis
+from gradcam_multi.doctor import doctor
 from gradcam_multi.errors import (
     ExportError,
     GradcamError,
@@ -33,6 +37,8 @@ __all__ = [
     "METHODS",
     "CamWarning",
     "ClassScore",
+    "Comparison",
+    "Diagnosis",
     "Explainer",
     "Explanation",
     "ExportError",
@@ -58,6 +64,8 @@ __all__ = [
     "TopClass",
     "Trace",
     "UnsupportedError",
+    "compare",
+    "doctor",
     "explain",
     "export",
     "final_feature_map",

@@ -24,13 +24,27 @@ _HAIRLINE = (214, 217, 222)
 _ELLIPSIS = "\u2026"
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of an overlay mean: the colour map, and the words at the ends of its bar.
+
+    `alpha` is that of `overlay`, None for the panel's.
+    """
+
+    colormap: str
+    low: str = "less"
+    high: str = "more evidence"
+    alpha: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class PanelEntry:
     """One overlay: a heatmap over the row's picture, and what is written above it.
 
     `heatmap` is (H, W) in [0, 1], of the picture's size, NaN where it says nothing. `label` is
     what was explained and `score` how sure the network was; `note` is drawn as a warning, for a
-    heatmap that is not what it seems (a status other than ok).
+    heatmap that is not what it seems (a status other than ok). `scale` is its own where its colours
+    mean something else than those of the panel.
     """
 
     heatmap: ArrayLike
@@ -39,6 +53,7 @@ class PanelEntry:
     method: str = ""
     layer: str = ""
     note: str = ""
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +113,9 @@ def panel(
 
     Above each overlay stand its label and score, then method and layer in small print; below it
     its note. A label too long for its column ends in an ellipsis; the score is always whole.
-    Columns are aligned from row to row. Pillow's own font, the default, has ASCII letters only:
-    accents are left out and other letters become question marks; `font` is a TrueType file that
-    has more.
+    Columns are aligned from row to row, and at the foot stands a bar for each scale of colours.
+    Pillow's own font, the default, has ASCII letters only: accents are left out and other letters
+    become question marks; `font` is a TrueType file that has more.
 
     Raises ImageError without rows, for a height under 32, for a font that cannot be read, and for
     what `overlay` refuses.
@@ -118,7 +133,11 @@ def panel(
         for c in range(max(map(len, table)))
     ]
     strips = [_row(cells, widths, height, style) for cells in table]
-    bar = _colour_bar(style, height, colormap)
+    scales = [entry.scale or Scale(colormap) for row in rows for entry in row.entries]
+    bars = [
+        _colour_bar(style, height, scale) for scale in dict.fromkeys(scales or [Scale(colormap)])
+    ]
+    bar = _side_by_side(bars, 2 * style.gap)
     margin, gap, between = style.margin, style.gap, round(1.5 * style.gap)
     across = max(strips[0].width, bar.width)
     down = sum(strip.height + between for strip in strips) - between + gap + bar.height
@@ -140,7 +159,9 @@ def _cells(row: PanelRow, height: int, alpha: float, colormap: str, plain: bool)
     name = letters(row.title) or "picture"
     cells = [_Cell(_scaled(row.image, height), name, small=letters(row.subtitle))]
     for entry in row.entries:
-        blended = overlay(row.image, entry.heatmap, alpha=alpha, colormap=colormap)
+        scale = entry.scale or Scale(colormap)
+        opacity = alpha if scale.alpha is None else scale.alpha
+        blended = overlay(row.image, entry.heatmap, alpha=opacity, colormap=scale.colormap)
         made_by = "  \u00b7  ".join(letters(part) for part in (entry.method, entry.layer) if part)
         texts = letters(entry.label), _score(entry.score), made_by, letters(entry.note)
         cells.append(_Cell(_scaled(blended, height), *texts))
@@ -232,9 +253,18 @@ def _wrapped(text: str, font: _Font, width: float, most: int = 3) -> list[str]:
     return [*lines, _shortened(" ".join(words), font, width)] if words else lines
 
 
-def _colour_bar(style: _Style, height: int, colormap: str) -> Image.Image:
+def _side_by_side(bars: list[Image.Image], gap: int) -> Image.Image:
+    size = (sum(bar.width + gap for bar in bars) - gap, max(bar.height for bar in bars))
+    image, x = Image.new("RGB", size, _PAPER), 0
+    for bar in bars:
+        image.paste(bar, (x, 0))
+        x += bar.width + gap
+    return image
+
+
+def _colour_bar(style: _Style, height: int, scale: Scale) -> Image.Image:
     """Draw "less [colours] more evidence", as wide as a square picture."""
-    before, after = "less", "more evidence"
+    before, after = scale.low, scale.high
     font, pad, line = style.small, 2 * style.leading, _line_height(style.small)
     ends = [math.ceil(font.getlength(text)) for text in (before, after)]
     length = max(height // 4, height - sum(ends) - 2 * pad)
@@ -245,7 +275,7 @@ def _colour_bar(style: _Style, height: int, colormap: str) -> Image.Image:
     # The bar stands as high as the letters: from a capital's top to the baseline.
     top, bottom = (round(font.getbbox("M")[edge]) for edge in (1, 3))
     ramp = np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (bottom - top, length))
-    image.paste(Image.fromarray(colorize(ramp, colormap)), (ends[0] + pad, top))
+    image.paste(Image.fromarray(colorize(ramp, scale.colormap)), (ends[0] + pad, top))
     edge = (ends[0] + pad, top, ends[0] + pad + length - 1, bottom - 1)
     draw.rectangle(edge, outline=_HAIRLINE)
     return image

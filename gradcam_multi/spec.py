@@ -105,7 +105,10 @@ class Trace(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A model as an adapter opened it; safe to use from many threads."""
+    """A model as an adapter opened it; safe to use from many threads.
+
+    It may also have `framework`, a text: the framework's name and version, for `doctor` to print.
+    """
 
     @property
     def backend(self) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.errors import UnsupportedError
 from gradcam_multi_onnx.feeds import Feeds
+from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.plan import Backward, Plan
 from gradcam_multi_onnx.replay import Tail
 from gradcam_multi_onnx.session import as_float
@@ -26,6 +27,11 @@ _ROUNDING = 1e-7  # of a float32 forward run, relative
 _RANGE = {np.dtype(np.float16): 5e-2}  # what half precision may differ from its widened self
 _ENOUGH, _DIRECTIONS = 3, 9
 _AVERAGE = 8
+
+_ROUNDERS = ("Quantize", "QLinear", "QGemm")  # in the names of operators that round to integers
+_STAIRS, _STAIRS_AVERAGE = (1.0, 3.0), 32
+"""Steps over many of the integers that a quantised model rounds to: from one to the next the score
+jumps, and only on the average over some does it rise as the gradient says, straight through."""
 
 Floats = NDArray[np.float64]
 
@@ -84,17 +90,26 @@ def _check(
         return found[target].astype(np.float64)
 
     rounding = _ROUNDING * float(np.linalg.norm(here * cotangent))
-    probe = _Probe(score, slope, point, scale, rounding)
-    errors = probe.errors(random, average=1)
-    if np.median(errors) >= TOLERANCE:
+    stairs = _rounds(graph, target, value)
+    probe = _Probe(score, slope, point, scale, rounding, _STAIRS if stairs else STEPS)
+    errors = probe.errors(random, average=_STAIRS_AVERAGE if stairs else 1)
+    if np.median(errors) >= TOLERANCE and not stairs:
         errors = probe.errors(random, average=_AVERAGE)
     if np.median(errors) >= TOLERANCE:
+        advice = "explain the model before it was quantised" if stairs else "report the model"
         raise UnsupportedError(
             f"the gradient of {output!r} at layer {target!r} differs from finite differences by "
             f"{np.median(errors):.0%} of its norm (at most {TOLERANCE:.0%} allowed); choose a "
-            "later layer and report the model"
+            f"later layer, or {advice}"
         )
     return True
+
+
+def _rounds(graph: Graph, target: str, value: str) -> bool:
+    """Whether something between a layer and the logits rounds to integers."""
+    between = graph.dependents([target]) & graph.ancestors([value])
+    kinds = {graph.producer[name].op_type for name in between - {target} if name in graph.producer}
+    return any(word in kind for kind in kinds for word in _ROUNDERS)
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,7 @@ class _Probe:
     point: Floats
     scale: float
     rounding: float
+    steps: tuple[float, ...] = STEPS
 
     def errors(self, random: "np.random.Generator", *, average: int) -> list[float]:
         """Return relative errors over random directions; the first few suffice if all are small.
@@ -119,7 +135,7 @@ class _Probe:
         """
         gradient = self.slope(self.point)
         size = float(np.linalg.norm(gradient)) * self.scale
-        steps = [step for step in STEPS if self.rounding / step < 0.4 * TOLERANCE * size]
+        steps = [step for step in self.steps if self.rounding / step < 0.4 * TOLERANCE * size]
         if not steps and size > 0:
             return [0.0]  # the score hardly moves; rounding hides what it does
         found: list[float] = []

@@ -34,12 +34,16 @@ def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
     """Return the floating-point results that depend on an input, in execution order.
 
     A layer's name is its value's. Operations on integers, as for shapes, are left out, and edges
-    lead through them.
+    lead through them; what turns a convolution's or a product's integers to floats stands for it.
     """
     own, channels = set(outputs), channel_axes(graph)
     sources: dict[str, tuple[str, ...]] = {}
+    integers: dict[str, Role] = {}
     layers = []
     for node in graph.nodes:
+        role = ROLES.get(node.op_type, "other")
+        if role in ("identity", "other") and node.input:  # Cast, DequantizeLinear
+            role = integers.get(node.input[0], role)
         before = tuple(dict.fromkeys(s for name in reads(node) for s in sources.get(name, ())))
         for place, name in enumerate(node.output):
             used = place == 0 or name in graph.readers or name in own
@@ -48,13 +52,15 @@ def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
             kind = graph.type(name)
             if not kind.floating:
                 sources[name] = before
+                if role in ("conv", "linear") and node.op_type in ROLES:
+                    integers[name] = role
                 continue
             sources[name] = (name,)
             layers.append(
                 Layer(
                     name=name,
                     kind=kind_of(node),
-                    role=ROLES.get(node.op_type, "other"),
+                    role=role,
                     shape=kind.public,
                     channel_axis=channels.get(name),
                     inputs=before,
@@ -69,3 +75,12 @@ def aliases(graph: Graph) -> dict[str, str]:
     """Return node names that are no value's name, with their first results."""
     values = graph.variable
     return {n.name: n.output[0] for n in graph.nodes if n.name and n.name not in values}
+
+
+def integer_convolutions(graph: Graph) -> list[str]:
+    """Return the operators of the convolutions whose results are integers."""
+    return [
+        node.op_type
+        for node in graph.nodes
+        if ROLES.get(node.op_type) == "conv" and not graph.type(node.output[0]).floating
+    ]

@@ -9,16 +9,23 @@ from threading import RLock
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto
 
-from gradcam_multi.errors import InputError, ModelFileError, UnknownLayerError, suggest
+from gradcam_multi.errors import (
+    InputError,
+    ModelFileError,
+    UnknownLayerError,
+    UnsupportedError,
+    suggest,
+)
 from gradcam_multi.spec import Inputs, Layer, Layout, TensorSpec
 from gradcam_multi_onnx.channels import anchored, channel_axes
 from gradcam_multi_onnx.check import check_plan
 from gradcam_multi_onnx.ending import logits_of
 from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
 from gradcam_multi_onnx.graph import Graph, Type
-from gradcam_multi_onnx.layers import aliases, find_layers
+from gradcam_multi_onnx.layers import aliases, find_layers, integer_convolutions
 from gradcam_multi_onnx.plan import Plan, make_plan
 from gradcam_multi_onnx.session import Forward
 from gradcam_multi_onnx.settle import settled
@@ -50,6 +57,13 @@ class OnnxModel:
             raise ModelFileError(f"{source.name} has no numeric output; nothing can be explained")
         if not self.inputs:
             raise ModelFileError(f"{source.name} takes no input; nothing can be explained")
+
+    @property
+    def framework(self) -> str:
+        """The runtime, and what is to be known of the file."""
+        rounds = any("Quantize" in node.op_type for node in self._graph.nodes)
+        note = ", quantised: gradients pass straight through the rounding" if rounds else ""
+        return f"ONNX Runtime {ort.__version__}, opset {self._graph.opsets.get('', '?')}{note}"
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -99,7 +113,15 @@ class OnnxModel:
         """Every operation in execution order; a run tells only what shape inference cannot."""
         if inputs is not None:
             self._learn(make_feeds(self.inputs, inputs))
-        return find_layers(self._graph, self._logits)
+        listed = find_layers(self._graph, self._logits)
+        integer = integer_convolutions(self._graph)
+        if integer and not any(layer.spatial for layer in listed):
+            raise UnsupportedError(
+                f"{self._graph.source.name} computes in integers throughout ({integer[0]}, "
+                f"{len(integer)} convolutions in all), so that it has no feature map to explain; "
+                "quantise it in the QDQ format instead (quant_format=QuantFormat.QDQ)"
+            )
+        return listed
 
     @contextmanager
     def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[OnnxTrace]:

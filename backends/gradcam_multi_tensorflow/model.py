@@ -36,6 +36,7 @@ class KerasModel:
     """
 
     backend = "tensorflow"
+    framework = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
 
     def __init__(self, model: Any) -> None:
         self._model = model

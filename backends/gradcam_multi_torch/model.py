@@ -55,6 +55,7 @@ class TorchModel:
     """
 
     backend = "torch"
+    framework = f"PyTorch {torch.__version__}"
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradcam_multi.cli.main import make_folder
+from gradcam_multi.cli.main import class_or_name, make_folder
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
@@ -42,16 +42,12 @@ class Picture:
     geometry: Geometry
 
 
-def _target(_: Any, __: Any, value: str | None) -> int | str | None:
-    return int(value) if value is not None and value.lstrip("-").isdigit() else value
-
-
 @click.command("explain")
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--target",
-    callback=_target,
+    callback=class_or_name,
     metavar="N|NAME",
     help="Class to explain.  [default: the top class]",
 )

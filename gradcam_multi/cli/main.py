@@ -12,7 +12,9 @@ from gradcam_multi import __version__
 from gradcam_multi.errors import GradcamError
 
 COMMANDS = {
+    "compare": "Show whether models still look at the same place; for CI.",
     "demo": "Explain two small networks, one of which cheats, and show how to tell.",
+    "doctor": "Say what a model is, and whether and how it can be explained.",
     "explain": "Show where a model looks in pictures.",
     "export": "Write a model with its explanation as one ONNX file.",
     "layers": "List a model's layers and mark the one that is explained by default.",
@@ -64,6 +66,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f"cannot write to {str(folder)!r}: {error.strerror}; give another --output")
+
+
+def class_or_name(_: Any, __: Any, value: str | None) -> int | str | None:
+    """Read --target: a class's index where it is a number, else its name."""
+    return int(value) if value is not None and value.lstrip("-").isdigit() else value
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,11 +16,19 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "onnx", "onnxruntime", "jax"}
 ORDER = [
     "errors", "spec", "labels", "resize", "exif",
     "cam", "layers", "targets", "images", "colormaps", "demo", "hooks", "geometry", "preprocess",
-    "overlay", "plugins", "panel",
-    "explanation", "explainer", "verification", "export", "gallery", "testing", "cli", "__main__",
+    "overlay", "plugins", "panel", "picture_input",
+    "explanation", "explainer", "verification", "export", "gallery",
+    "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
+    "diagnosis", "doctor",
+    "testing", "cli", "__main__",
 ]  # fmt: skip
 # Behind a function or for types only, where a name is needed without making an arrow.
-LATE = {("explanation", "gallery"), ("hooks", "demo")}
+LATE = {
+    ("explanation", "gallery"),
+    ("hooks", "demo"),
+    ("comparison", "comparison_table"),
+    ("comparison", "drift_panel"),
+}
 
 
 def part(module):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
@@ -5,7 +7,7 @@ from PIL import Image, ImageFont
 from gradcam_multi.colormaps import lookup_table
 from gradcam_multi.errors import ImageError
 from gradcam_multi.overlay import overlay
-from gradcam_multi.panel import PanelEntry, PanelRow, panel
+from gradcam_multi.panel import PanelEntry, PanelRow, Scale, panel
 
 RNG = np.random.default_rng(0)
 
@@ -154,3 +156,26 @@ def test_what_cannot_be_drawn_is_refused():
     ):
         with pytest.raises(ImageError, match=words):
             panel(made, **options)
+
+
+def test_an_entry_may_have_a_scale_of_its_own():
+    plain = row(100, 100, entries=2)
+    scale = Scale("coolwarm", "minus", "plus", alpha=1.0)
+    made = PanelRow(plain.image, (plain.entries[0], replace(plain.entries[1], scale=scale)))
+    sheet = panel(made, height=100)
+    coloured = overlay(made.image, made.entries[1].heatmap, alpha=1.0, colormap="coolwarm")
+    (place,) = find(sheet, coloured)
+    assert place[1] > find(sheet, overlay(made.image, made.entries[0].heatmap))[0][1]
+    # A bar for each scale; without the second one there is one only.
+    assert of_table(sheet, place, "inferno") > 5
+    assert of_table(sheet, place, "coolwarm") > 5
+    one = panel(plain, height=100)
+    assert of_table(one, place, "inferno") > 5
+    assert of_table(one, place, "coolwarm") == 0
+
+
+def of_table(sheet, place, colormap):
+    """Count the strong colours of a colour map that the foot of a sheet of 100 pixels holds."""
+    foot = {tuple(pixel) for pixel in np.asarray(sheet)[place[0] + 100 :].reshape(-1, 3).tolist()}
+    strong = {tuple(c) for c in lookup_table(colormap).tolist() if max(c) - min(c) > 60}
+    return len(foot & strong)

@@ -280,6 +280,76 @@ def test_a_wrong_rule_is_caught_before_it_is_used() -> None:
         pass
 
 
+QUANTISED = [
+    node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+    node("Relu", ["c"], ["a"]),
+    node("QuantizeLinear", ["a", "s", "z"], ["q"]),
+    node("DequantizeLinear", ["q", "s", "z"], ["b"]),
+    node("GlobalAveragePool", ["b"], ["p"]),
+    node("QuantizeLinear", ["p", "t", "z"], ["r"]),
+    node("DequantizeLinear", ["r", "t", "z"], ["v"]),
+    node("Flatten", ["v"], ["f"]),
+    node("Gemm", ["f", "d"], ["y"], transB=1),
+]
+STEPS = {
+    "w": CONV, "d": DENSE, "z": np.uint8(0), "s": np.float32(0.1), "t": np.float32(0.02)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [0.5, -1.0, 1.5, 0.0])
+def test_a_wrong_rule_is_caught_behind_rounding(factor: float) -> None:
+    """The score is a staircase there, and rises as the gradient says only over many steps."""
+    with opened(QUANTISED, STEPS).trace(X, ["a"]) as trace:
+        assert trace.vjp({"y": np.ones((4, 5), np.float32)})[0].any()
+    right = REGISTRY.find("", "GlobalAveragePool", 18)
+    assert right is not None
+    assert right.rule is not None
+    rule = right.rule
+    wrong = Entry("GlobalAveragePool", rule=lambda n, g: [part * factor for part in rule(n, g)])
+    entries = REGISTRY._entries["", "GlobalAveragePool"]
+    REGISTRY.add(wrong)
+    try:
+        with (
+            pytest.raises(UnsupportedError, match="differs from finite differences"),
+            opened(QUANTISED, STEPS).trace(X, ["a"]),
+        ):
+            pass
+    finally:
+        entries.remove(wrong)
+
+
+@pytest.mark.parametrize("ending", ["", "Softmax"])
+def test_logits_are_those_before_the_last_rounding(ending: str) -> None:
+    """Else a top score that is the highest integer would have no gradient."""
+    nodes = [*QUANTISED[:2], node("GlobalAveragePool", ["a"], ["p"]), node("Flatten", ["p"], ["f"]),
+             node("Gemm", ["f", "d"], ["l"], transB=1)]  # fmt: skip
+    last = "l"
+    for name in ("e", "y") if ending else ("y",):
+        if name == "y" and ending:
+            nodes.append(node(ending, [last], ["soft"]))
+            last = "soft"
+        nodes += [
+            node("QuantizeLinear", [last, "s", "z"], [f"{name}q"]),
+            node("DequantizeLinear", [f"{name}q", "s", "z"], [name]),
+        ]
+        last = name
+    made = opened(nodes, STEPS)
+    assert [spec.activation for spec in made.outputs] == ["softmax" if ending else None]
+    with made.trace(X, ["a"]) as trace:
+        a = trace.activations[0]
+        logits = a.mean((2, 3)) @ DENSE.T
+        # float32 sums in another order.
+        np.testing.assert_allclose(trace.logits["y"], logits, rtol=0, atol=1e-5)
+        steps = trace.outputs["y"] / 0.1
+        np.testing.assert_allclose(
+            steps, np.round(steps), rtol=0, atol=1e-4
+        )  # rounded all the same
+        cotangent = RANDOM.normal(size=(4, 5)).astype(np.float32)
+        np.testing.assert_allclose(
+            trace.vjp({"y": cotangent})[0], expected(X, cotangent), rtol=0, atol=1e-6
+        )
+
+
 def test_the_check_runs_once_and_waits_for_finite_values(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
     run = check.check_plan

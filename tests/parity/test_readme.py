@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_python_blocks_run(folder):
     code = blocks("python")
-    assert len(code) == 5
+    assert len(code) == 6
     names = {"module": installed().build(load_network("sound"), "torch")}
     for block in code:
         exec(compile(block, "README.md", "exec"), names)
@@ -49,7 +49,7 @@ def test_python_blocks_run(folder):
 def test_commands_run(folder):
     commands = [line for block in blocks("console") for line in block.splitlines()]
     explained = [line for line in commands if line.startswith("gradcam ")]
-    assert len(explained) == 4
+    assert len(explained) == 6
     for line in explained:
         line = line.replace("block4_conv3", "conv4").replace("tabby", "0")
         words = [

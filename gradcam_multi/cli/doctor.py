@@ -1,0 +1,47 @@
+"""``gradcam doctor``: what a model is, and whether and how it can be explained."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from gradcam_multi.doctor import doctor
+
+
+@click.command("doctor")
+@click.argument("model")
+@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@click.option(
+    "--image",
+    metavar="PICTURE",
+    type=click.Path(path_type=Path),
+    help="Picture to test with.  [default: seeded noise]",
+)
+@click.option(
+    "--preprocess",
+    default="imagenet",
+    show_default=True,
+    metavar="PRESET|FILE",
+    help="For --image: imagenet, caffe, tf, unit, or a JSON file.",
+)
+@click.option(
+    "--backend", metavar="NAME", help="Adapter to open the model with.  [default: who claims it]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(
+    model: str,
+    layer: str | None,
+    image: Path | None,
+    preprocess: str,
+    backend: str | None,
+    as_json: bool,
+) -> None:
+    """Say what MODEL is, which layer is explained and which methods work.
+
+    Exit code 1 where it cannot be explained, with the reason and what to do; 2 for a file that is
+    not there or a test picture that does not fit.
+    """
+    found = doctor(model, image=image, preprocess=preprocess, layer=layer, backend=backend)
+    click.echo(found.to_json().rstrip() if as_json else str(found))
+    if not found.explainable:
+        sys.exit(1)
