@@ -3,19 +3,23 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.cam import method_named, raw_maps
-from gradcam_multi.errors import InputError, LayerError, TargetError, suggest
+from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid
+from gradcam_multi.errors import InputError, TargetError, suggest
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
-from gradcam_multi.layers import Layers, check_channels, final_feature_map, mark_default
+from gradcam_multi.layers import Layers, mark_default
 from gradcam_multi.plugins import installed
-from gradcam_multi.spec import Array, Inputs, Model, TensorSpec, Trace
+from gradcam_multi.sizes import arrays_of, image_sizes, sizes_key, spatial_size
+from gradcam_multi.spec import Folding, Inputs, Model, Trace
 from gradcam_multi.targets import Target, as_targets, class_scores
+from gradcam_multi.tokens import FoldedTrace, fold_rows
 
 
 class CamWarning(UserWarning):
@@ -29,9 +33,11 @@ class Explainer:
     ONNX path, bytes, ModelProto or InferenceSession. `layer` names the layer to explain; left out,
     the final feature map is chosen. `method` is a name in `METHODS`. `backend` names the adapter;
     left out, the first that claims the model. `output` names the output to explain where there are
-    several. `labels` are the class names. `guided` keeps only positive gradients at positive
-    activations. `batch_size` bounds how many items run at once. `trust` runs code that the model's
-    file holds (a Lambda layer, a pickle): only for files from somebody you trust.
+    several. `grid` says how the tokens of a layer lie over the image, (rows, columns), where that
+    is ambiguous; what is in front of these cells (a class token) is left out. `labels` are the
+    class names. `guided` keeps only positive gradients at positive activations. `batch_size` bounds
+    how many items run at once. `trust` runs code that the model's file holds (a Lambda layer, a
+    pickle): only for files from somebody you trust.
 
     Raises what `errors` draws: a ModelError for the model, a MethodError for the method.
     """
@@ -48,6 +54,7 @@ class Explainer:
         guided: bool = False,
         batch_size: int | None = None,
         trust: bool = False,
+        grid: Sequence[int] | None = None,
     ) -> None:
         self.method = method_named(method)
         self.layer = layer
@@ -57,8 +64,9 @@ class Explainer:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size {batch_size} was asked for: give at least 1")
         self.batch_size = batch_size
+        self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
-        self._resolved: dict[tuple[Any, ...], str] = {}
+        self._resolved: dict[tuple[Any, ...], Choice] = {}
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
         """Explain a batch: one forward pass, and one step back from the target to the layer.
@@ -81,7 +89,7 @@ class Explainer:
             parts.append(self._run(chunk, rows))
         explanations = [Explanation.concatenate(group) for group in zip(*parts, strict=True)]
         for explanation in explanations:
-            _warn(explanation)
+            _warn(explanation, self._choice(inputs).default)
         return explanations
 
     def layers(self, inputs: Inputs = None) -> Layers:
@@ -89,20 +97,58 @@ class Explainer:
 
         `inputs` are needed where the framework can tell only by running (PyTorch).
         """
-        return mark_default(self.model.layers(inputs), self.output)
+        listed = mark_default(self.model.layers(inputs), self.output)
+        return fold_rows(listed, image_sizes(inputs, self.model.inputs))
+
+    def folding(self, inputs: Inputs) -> Folding | None:
+        """Return how the explained layer's tokens lie over the image; None for other layers."""
+        with self.traced(inputs) as trace:
+            return trace.folding if isinstance(trace, FoldedTrace) else None
+
+    @contextmanager
+    def traced(self, inputs: Inputs) -> Iterator[Trace]:
+        """Run once and keep the explained layer's activations (N, C, *grid), tokens folded."""
+        with self._traced(inputs, self._choice(inputs)) as trace:
+            yield trace
+
+    @contextmanager
+    def _traced(self, inputs: Inputs, choice: Choice) -> Iterator[Trace]:
+        with self.model.trace(inputs, [choice.name]) as run:
+            trace = on_grid(run, choice, image_sizes(inputs, self.model.inputs), self.grid)
+            check_items(choice.name, len(trace.activations[0]), batch_count(inputs))
+            yield trace
 
     def _run(self, inputs: Inputs, rows: Sequence[Sequence[Target]]) -> list[Explanation]:
-        layer = self._layer(inputs)
-        with self.model.trace(inputs, [layer]) as trace:
-            activations = trace.activations[0]
-            if activations.ndim < 3:
-                raise LayerError(
-                    f"layer {layer!r} makes {activations.shape}: a map needs a layer with a grid; "
-                    "`gradcam layers` lists them"
+        first = choice = self._choice(inputs)
+        explanations, dead = self._explain_at(choice, inputs, rows)
+        while dead and choice.upstream:
+            choice = moved(choice)
+            found, dead = self._explain_at(choice, inputs, rows)
+            if not dead:
+                self._resolved[sizes_key(inputs)] = choice
+                warnings.warn(
+                    f"the score depends on the prefix tokens alone at {first.name!r}, the default "
+                    f"layer, which enters the last block: {choice.name!r} is explained instead; "
+                    "name a layer to choose another",
+                    CamWarning,
+                    stacklevel=_callers_level(),
                 )
-            size = _spatial_size(inputs, self.model.inputs, activations)
+                return found
+        return explanations
+
+    def _explain_at(
+        self, choice: Choice, inputs: Inputs, rows: Sequence[Sequence[Target]]
+    ) -> tuple[list[Explanation], bool]:
+        """The explanations at a layer, and whether only a prefix of its tokens has gradients."""
+        layer = choice.name
+        with self._traced(inputs, choice) as trace:
+            size = spatial_size(inputs, self.model.inputs, trace.activations[0])
             finite = _finite_items(inputs)
-            return [self._explain(trace, row, layer, size, finite) for row in rows]
+            found, dead = [], []
+            for row in rows:
+                found.append(self._explain(trace, row, layer, size, finite))
+                dead.append(isinstance(trace, FoldedTrace) and trace.dead)
+            return found, all(dead)
 
     def _explain(
         self,
@@ -143,19 +189,16 @@ class Explainer:
             labels=self.labels,
         )
 
-    def _layer(self, inputs: Inputs) -> str:
+    def _choice(self, inputs: Inputs) -> Choice:
         """The layer that was named, or the default one; looked up once for inputs of a shape."""
-        # The grid, and so the choice, may depend on the input's size, but not on the batch's.
-        key = tuple(np.shape(array)[1:] for array in _arrays(inputs))
+        key = sizes_key(inputs)
         if key not in self._resolved:
             listed = self.model.layers(inputs)
-            if self.layer is None:
-                names = [entry.output for entry in listed if entry.output]
-                name = final_feature_map(listed, chosen_output(self.output, names)).name
-            else:
-                name = self.layer  # perhaps an alias, which the adapter knows
-                check_channels(listed, name)
-            self._resolved[key] = name
+            names = [entry.output for entry in listed if entry.output]
+            # With a layer that is named, the run will tell whether the output exists.
+            told = self.layer is None or (names and self.output in (None, *names))
+            output = chosen_output(self.output, names) if told else self.output
+            self._resolved[key] = choose(listed, self.layer, output)
         return self._resolved[key]
 
 
@@ -172,6 +215,7 @@ def explain(
     guided: bool = False,
     batch_size: int | None = None,
     trust: bool = False,
+    grid: Sequence[int] | None = None,
 ) -> Explanation:
     """Show where a model looked when it gave a score; see `Explainer` for the arguments.
 
@@ -188,6 +232,7 @@ def explain(
         guided=guided,
         batch_size=batch_size,
         trust=trust,
+        grid=grid,
     )
     return explainer(inputs, target)
 
@@ -199,24 +244,20 @@ def layers(
 
     `inputs` are needed where the framework can tell only by running (PyTorch).
     """
-    return mark_default(installed().open(model, backend, trust).layers(inputs))
-
-
-def _arrays(inputs: Inputs) -> list[Any]:
-    if isinstance(inputs, Mapping):
-        return list(inputs.values())
-    return list(inputs) if isinstance(inputs, tuple) else [inputs]
+    opened = installed().open(model, backend, trust)
+    listed = mark_default(opened.layers(inputs))
+    return fold_rows(listed, image_sizes(inputs, opened.inputs))
 
 
 def batch_count(inputs: Inputs) -> int:
     """Return the number of items; raise InputError where inputs are empty or disagree."""
-    for array in _arrays(inputs):
+    for array in arrays_of(inputs):
         if isinstance(array, str | os.PathLike):
             raise InputError(
                 f"inputs are arrays, and {str(array)!r} is a path: read it with load_image, and "
                 "give what Preprocess makes of it"
             )
-    shapes = [tuple(np.shape(array)) for array in _arrays(inputs)]
+    shapes = [tuple(np.shape(array)) for array in arrays_of(inputs)]
     counts = {shape[0] for shape in shapes if shape}
     if len(counts) != 1 or 0 in counts:
         raise InputError(
@@ -229,7 +270,7 @@ def batch_count(inputs: Inputs) -> int:
 def _finite_items(inputs: Inputs) -> NDArray[np.bool_]:
     """(N,) whether each item's inputs are free of NaN and infinity, as far as NumPy can see."""
     finite = np.ones(batch_count(inputs), np.bool_)
-    for array in _arrays(inputs):
+    for array in arrays_of(inputs):
         try:
             values = np.asarray(array)
         except (TypeError, RuntimeError):
@@ -251,22 +292,6 @@ def _part(inputs: Inputs, items: slice) -> Inputs:
     return inputs[items]
 
 
-def _spatial_size(inputs: Inputs, specs: Sequence[TensorSpec], cam: Array) -> tuple[int, ...]:
-    """Spatial size of the first input whose rank fits the map; the map's own where none does."""
-    by_name = {spec.name: spec for spec in specs}
-    named = inputs.items() if isinstance(inputs, Mapping) else ()
-    pairs = [(array, by_name.get(name)) for name, array in named]
-    if not pairs:
-        padded = [*specs, *[None] * len(_arrays(inputs))]
-        pairs = list(zip(_arrays(inputs), padded, strict=False))
-    for array, spec in pairs:
-        shape = tuple(np.shape(array))
-        if len(shape) == cam.ndim:
-            last = spec is not None and spec.layout == "channels_last"
-            return tuple(map(int, shape[1:-1] if last else shape[2:]))
-    return cam.shape[2:]
-
-
 def chosen_output(asked: str | None, names: Sequence[str]) -> str:
     """Return the output asked for; else `logits` where one is called so, else the first.
 
@@ -282,12 +307,15 @@ def chosen_output(asked: str | None, names: Sequence[str]) -> str:
     return asked
 
 
-def _warn(explanation: Explanation) -> None:
+def _warn(explanation: Explanation, default: str | None) -> None:
     for status in dict.fromkeys(explanation.status):
         if status != "ok":
             count = explanation.status.count(status)
+            cure = ""
+            if status == "zero_gradient" and default not in (None, explanation.layer):
+                cure = f"; the default layer is {default!r}"
             warnings.warn(
-                f"{count} of {len(explanation)} maps: {status}: {STATUS_NOTES[status]}",
+                f"{count} of {len(explanation)} maps: {status}: {STATUS_NOTES[status]}{cure}",
                 CamWarning,
                 stacklevel=_callers_level(),
             )

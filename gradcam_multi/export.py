@@ -52,6 +52,7 @@ def export(
     class_input: ClassInput = "optional",
     backend: str | None = None,
     trust: bool = False,
+    grid: Sequence[int] | None = None,
 ) -> Path:
     """Write an ONNX file that explains the model by itself, and return its path.
 
@@ -64,7 +65,7 @@ def export(
     `inputs` are a batch to check the file with, two items or more; made up where left out, which
     needs a model that says what it takes. `preprocess` is noted in the file. `opset` is 18 to 21.
     ``class_input="required"`` is for runtimes that cannot leave an input out (ONNX Runtime Web).
-    `trust` is that of `Explainer`.
+    `trust` and `grid` are those of `Explainer`.
 
     Raises ExportError, and writes nothing, where the file does not give the model's own maps.
     """
@@ -76,7 +77,13 @@ def export(
     if not target.parent.is_dir():
         raise ExportError(f"cannot write {str(path)!r}: its folder does not exist; make it first")
     native = Explainer(
-        model, layer=layer, method=method, backend=backend, output=output, trust=trust
+        model,
+        layer=layer,
+        method=method,
+        backend=backend,
+        output=output,
+        trust=trust,
+        grid=grid,
     )
     batch = check_inputs(native.model, inputs, prepare)
     # The user's own run comes first: what is asked wrongly is said in the user's own terms.
@@ -100,6 +107,7 @@ def export(
         preprocess=_noted(prepare, native.model.inputs),
         opset=opset,
         class_input=class_input,
+        folding=native.folding(batch),
     )
     built = installed().export(content, order)
     tolerance = HALF if built.half else TOLERANCE if own else FRAMEWORKS

@@ -1,10 +1,12 @@
 """The layer that is chosen for you: one rule over the operations that any adapter lists."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from gradcam_multi.errors import LayerError, NoDefaultLayerError
 from gradcam_multi.spec import Layer
+
+_MIXERS = ("conv", "linear", "attention")
 
 
 class Layers(tuple[Layer, ...]):
@@ -26,9 +28,7 @@ class Layers(tuple[Layer, ...]):
         told = any(layer.source for layer in self)
         rows = [("", "layer", "kind", "shape", "grid", *(("source",) if told else ()))]
         for layer in self:
-            grid = (
-                "x".join("?" if n is None else str(n) for n in layer.grid) if layer.spatial else ""
-            )
+            grid = _grid(layer) if layer.spatial else ""
             mark, source = "*" if layer.default else "", layer.source or ""
             row = (mark, layer.name, layer.kind, _shape(layer), grid)
             rows.append((*row, source) if told else row)
@@ -37,6 +37,12 @@ class Layers(tuple[Layer, ...]):
             "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
+
+
+def _grid(layer: Layer) -> str:
+    folding = layer.folding
+    grid = "x".join("?" if n is None else str(n) for n in (folding or layer).grid)
+    return f"{grid}+{folding.prefix}" if folding is not None and folding.prefix else grid
 
 
 def _shape(layer: Layer) -> str:
@@ -85,11 +91,16 @@ def final_feature_map(layers: Sequence[Layer], output: str | None = None) -> Lay
     channels any more: its channels are the classes. Where every convolution is one, the last is
     taken: its map is the class's own.
 
+    Where tokens attend to each other behind that convolution, it is the last of
+    `residual_stream`; attention without a residual around it (attention pooling) changes nothing.
+
     Raises NoDefaultLayerError, naming candidates, where no convolution qualifies.
     """
-    on_path = _ancestors(layers, output)
-    path = [layer for layer in layers if layer.name in on_path]
-    convolutions = [layer for layer in path if layer.role == "conv" and layer.spatial]
+    path = _path(layers, output)
+    convolutions, features, mixed_after = _convolutions(path)
+    stream = next(_stream(path, features, output), None)
+    if stream is not None:
+        return stream
     if not convolutions:
         candidates = [layer.name for layer in path if layer.spatial][-5:]
         raise NoDefaultLayerError(
@@ -97,32 +108,118 @@ def final_feature_map(layers: Sequence[Layer], output: str | None = None) -> Lay
             "cell on the way to its output; name one with layer=... "
             f"(layers with a grid: {', '.join(candidates) or 'none'})"
         )
-    # Channel attention (ECA) convolves over channels, with a grid of lower rank than the image's.
-    rank = max(len(layer.grid) for layer in convolutions)
-    convolutions = [layer for layer in convolutions if len(layer.grid) == rank]
-    mixed_after = _mixed_after(path)
-    features = [layer for layer in convolutions if layer.name in mixed_after]
     if not features:
         return convolutions[-1]
     return _follow(features[-1], path, mixed_after)
 
 
-def _ancestors(layers: Sequence[Layer], output: str | None) -> set[str]:
-    """Names of the layers from which the output can be reached, the output's own included."""
-    found: set[str] = set()
-    for layer in reversed(layers):
-        makes = layer.output is not None and output in (None, layer.output)
-        if makes or layer.name in found:
+def residual_stream(layers: Sequence[Layer], output: str | None = None) -> list[Layer]:
+    """Return what enters each block of attention, the last block first; [] without such blocks.
+
+    It is looked for behind the last convolution only. What enters a block is the last tensor with
+    a grid that the block's product of tokens depends on, and from which the output can also be
+    reached around that product: the residual stream before the block's first normalisation. Where
+    there are tensors that all of the image has to pass, it is one of these.
+    """
+    path = _path(layers, output)
+    return list(_stream(path, _convolutions(path)[1], output))
+
+
+def _stream(
+    path: Sequence[Layer], features: Sequence[Layer], output: str | None
+) -> Iterator[Layer]:
+    behind = _descendants(path, features[-1].name) if features else {x.name for x in path}
+    products = [x for x in path if x.role == "attention" and x.name in behind]
+    products = [x for x in products if not _weighs(x, path)]
+    passages = _passages(path, features[0]) if products and features else set()
+    told: set[str] = set()
+    for product in reversed(products):
+        before = _reaching(path, {product.name})
+        around = _reaching([x for x in path if x is not product], _ends(path, output))
+        found = [
+            x for x in path
+            if x.name in before and x.name in around and x is not product
+            and x.spatial and x.role != "identity"
+        ]  # fmt: skip
+        best = ([x for x in found if x.name in passages] or found)[-1:]
+        yield from (x for x in best if x.name not in told)
+        told.update(x.name for x in best)
+
+
+def _weighs(product: Layer, path: Sequence[Layer]) -> bool:
+    """Whether a product only makes the weights of another: queries times keys, before values."""
+    near, behind = {product.name}, _descendants(path, product.name)
+    for layer in path:
+        if near.isdisjoint(layer.inputs):
+            continue
+        if layer.role == "attention" and not behind.issuperset(layer.inputs):
+            return True
+        if layer.role not in _MIXERS:
+            near.add(layer.name)
+    return False
+
+
+def _passages(path: Sequence[Layer], start: Layer) -> set[str]:
+    """Names of the layers that every way from `start` to the output leads through."""
+    inside = _descendants(path, start.name)
+    place = {x.name: i for i, x in enumerate(path) if x.name in inside}
+    farthest, found = -1, set()
+    # In an order of execution a way around a layer is an edge from before it to behind it.
+    reach = dict.fromkeys(place, -1)
+    for x in path:
+        for source in x.inputs if x.name in place else ():
+            if source in place:
+                reach[source] = max(reach[source], place[x.name])
+    for name, at in place.items():
+        if farthest <= at:
+            found.add(name)
+        farthest = max(farthest, reach[name])
+    return found
+
+
+def _descendants(path: Sequence[Layer], start: str) -> set[str]:
+    found = {start}
+    for layer in path:
+        if not found.isdisjoint(layer.inputs):
             found.add(layer.name)
+    return found
+
+
+def _reaching(path: Sequence[Layer], ends: set[str]) -> set[str]:
+    """Names of the layers from which one of the ends can be reached, the ends included."""
+    found = set(ends)
+    for layer in reversed(path):
+        if layer.name in found:
             found.update(layer.inputs)
     return found
+
+
+def _ends(layers: Sequence[Layer], output: str | None) -> set[str]:
+    made = [layer for layer in layers if layer.output is not None]
+    return {layer.name for layer in made if output in (None, layer.output)}
+
+
+def _path(layers: Sequence[Layer], output: str | None) -> list[Layer]:
+    on_path = _reaching(layers, _ends(layers, output))
+    return [layer for layer in layers if layer.name in on_path]
+
+
+def _convolutions(path: Sequence[Layer]) -> tuple[list[Layer], list[Layer], set[str]]:
+    """Convolutions with a grid, those that are not the classifier, and what is mixed behind."""
+    convolutions = [layer for layer in path if layer.role == "conv" and layer.spatial]
+    # Channel attention (ECA) convolves over channels, with a grid of lower rank than the image's.
+    rank = max((len(layer.grid) for layer in convolutions), default=0)
+    convolutions = [layer for layer in convolutions if len(layer.grid) == rank]
+    mixed_after = _mixed_after(path)
+    features = [layer for layer in convolutions if layer.name in mixed_after]
+    return convolutions, features, mixed_after
 
 
 def _mixed_after(path: Sequence[Layer]) -> set[str]:
     """Names of the layers after which something on the path still mixes channels."""
     found: set[str] = set()
     for layer in reversed(path):
-        if layer.role in ("conv", "linear") or layer.name in found:
+        if layer.role in _MIXERS or layer.name in found:
             found.update(layer.inputs)
     return found
 

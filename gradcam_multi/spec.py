@@ -41,15 +41,29 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Folding:
+    """How a row of tokens lies over an image.
+
+    The first `prefix` tokens have no place in it (class, distillation, registers); the others are
+    the cells of `grid`, (rows, columns) or (steps, rows, columns), in C order.
+    """
+
+    grid: tuple[int, ...]
+    prefix: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One operation of a model, in execution order, and the tensor it makes.
 
     `kind` is the framework's own word for the operation. `shape` is that of its result, as the
     framework lays it out, batch axis first, None where free; `channel_axis` is its channel axis,
-    or None where it has none. `inputs` are the names of the layers that it reads. `output` is the
-    name of the model output that it makes, or None. `default` marks the final feature map; the
-    core sets it. `source` is the module of the exported program that it comes from, for models
-    in a file whose exporter wrote that down.
+    or None where it has none; `batch_axis` is where the batch is, if not in front (some token
+    models keep the sequence there). `inputs` are the names of the layers that it reads. `output`
+    is the name of the model output that it makes, or None. `default` marks the final feature map;
+    the core sets it. `source` is the module of the exported program that it comes from, for models
+    in a file whose exporter wrote that down. `folding` is how the tokens of a layer whose grid has
+    one axis lie over the image; the core sets it.
     """
 
     name: str
@@ -61,14 +75,16 @@ class Layer:
     output: str | None = None
     default: bool = False
     source: str | None = None
+    folding: Folding | None = None
+    batch_axis: int = 0
 
     @property
     def grid(self) -> tuple[int | None, ...]:
         """Spatial extents, without batch and channels; () where there are none."""
         if self.shape is None or self.channel_axis is None:
             return ()
-        channel = self.channel_axis % len(self.shape)
-        return tuple(n for axis, n in enumerate(self.shape) if axis not in (0, channel))
+        apart = (self.batch_axis, self.channel_axis % len(self.shape))
+        return tuple(n for axis, n in enumerate(self.shape) if axis not in apart)
 
     @property
     def spatial(self) -> bool:
@@ -147,7 +163,8 @@ class ExportOrder:
     `layer` is a layer's name, or its activations (N, C, *grid) for `inputs`, by which it is found
     where the model came from another framework; `output` is an output's name, or its position.
     `layer_name` and `output_name` are what the caller calls the two. `inputs` are those that the
-    file is checked with. `preprocess` is JSON, or empty.
+    file is checked with. `preprocess` is JSON, or empty. `folding` says how the layer's tokens,
+    (N, C, T), become activations (N, C, *grid).
     """
 
     kind: Kind
@@ -160,6 +177,7 @@ class ExportOrder:
     preprocess: str = ""
     opset: int | None = None
     class_input: ClassInput = "optional"
+    folding: Folding | None = None
 
 
 @runtime_checkable

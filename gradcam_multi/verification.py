@@ -17,6 +17,7 @@ from gradcam_multi.preprocess import DEFAULT_SIZE, Preprocess
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array, Exported, ExportOrder, Inputs, Model, TensorSpec
 from gradcam_multi.targets import TopClass, class_scores
+from gradcam_multi.tokens import FoldedTrace
 
 TOLERANCE = 1e-4
 """Of maps in [0, 1]: one float32 graph run twice, with other fusions and orders of summation."""
@@ -128,7 +129,8 @@ def check_gradients(built: Exported, order: ExportOrder, tolerance: float, nativ
     layer, output, inputs = order.layer_name, order.output_name, order.inputs
     exported = Explainer(built.data).model
     gradients: list[Array] = []
-    with exported.trace(inputs, [layer]) as file, native.trace(inputs, [layer]) as model:
+    with exported.trace(inputs, [layer]) as file, native.trace(inputs, [layer]) as run:
+        model = FoldedTrace(run, order.folding) if order.folding else run
         (name,) = file.logits
         expected = model.logits[output]
         _near("scores", file.logits[name], expected, tolerance)

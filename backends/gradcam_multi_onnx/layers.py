@@ -1,11 +1,11 @@
 """The operations of a graph as layers: role, channel axis, edges."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from onnx import NodeProto
 
 from gradcam_multi.spec import Layer, Role
-from gradcam_multi_onnx.channels import channel_axes
+from gradcam_multi_onnx.channels import batch_axes, channel_axes
 from gradcam_multi_onnx.graph import Graph, reads
 from gradcam_multi_onnx.origin import origin_of
 
@@ -14,8 +14,11 @@ ROLES: dict[str, Role] = {
         ("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "NhwcConv",
          "QLinearConv"), "conv"),
     **dict.fromkeys(
-        ("Attention", "Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger",
-         "MultiHeadAttention", "QLinearMatMul"), "linear"),
+        ("Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger",
+         "QLinearMatMul"), "linear"),
+    **dict.fromkeys(
+        ("Attention", "DecoderMaskedMultiHeadAttention", "GroupQueryAttention",
+         "MultiHeadAttention", "PackedMultiHeadAttention"), "attention"),
     **dict.fromkeys(
         ("AveragePool", "DepthToSpace", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
          "LpPool", "MaxPool", "MaxRoiPool", "MaxUnpool", "Pad", "Resize", "RoiAlign",
@@ -23,6 +26,17 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("Cast", "Dropout", "Identity"), "identity"),
 }  # fmt: skip
 """What the choice of the default layer has to know of an operator; all others are `other`."""
+
+
+_MEASURES = {"Shape", "Size"}
+
+
+def role_of(node: NodeProto, data: Container[str]) -> Role:
+    """Return an operator's role; a product of two values that depend on the data is attention."""
+    role = ROLES.get(node.op_type, "other")
+    if role == "linear" and sum(name in data for name in node.input) > 1:
+        return "attention"
+    return role
 
 
 def kind_of(node: NodeProto) -> str:
@@ -33,18 +47,24 @@ def kind_of(node: NodeProto) -> str:
 def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
     """Return the floating-point results that depend on an input, in execution order.
 
-    A layer's name is its value's. Operations on integers, as for shapes, are left out, and edges
-    lead through them; what turns a convolution's or a product's integers to floats stands for it.
+    A layer's name is its value's. Operations on integers are left out, and edges lead through them,
+    but not through the shapes of values: what is made of these alone depends on no data. What turns
+    a convolution's or a product's integers to floats stands for it.
     """
-    own, channels = set(outputs), channel_axes(graph)
+    own, channels, batches = set(outputs), channel_axes(graph), batch_axes(graph)
+    data = {value.name for value in graph.inputs}
     sources: dict[str, tuple[str, ...]] = {}
     integers: dict[str, Role] = {}
     layers = []
     for node in graph.nodes:
-        role = ROLES.get(node.op_type, "other")
+        measured = node.op_type in _MEASURES
+        read = () if measured else reads(node)
+        before = tuple(dict.fromkeys(s for name in read for s in sources.get(name, ())))
+        role = role_of(node, data)
         if role in ("identity", "other") and node.input:  # Cast, DequantizeLinear
             role = integers.get(node.input[0], role)
-        before = tuple(dict.fromkeys(s for name in reads(node) for s in sources.get(name, ())))
+        if not data.isdisjoint(read):
+            data.update(node.output)
         for place, name in enumerate(node.output):
             used = place == 0 or name in graph.readers or name in own
             if not name or not used or graph.constant(name):
@@ -52,7 +72,7 @@ def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
             kind = graph.type(name)
             if not kind.floating:
                 sources[name] = before
-                if role in ("conv", "linear") and node.op_type in ROLES:
+                if role in ("conv", "linear", "attention") and node.op_type in ROLES:
                     integers[name] = role
                 continue
             sources[name] = (name,)
@@ -66,6 +86,7 @@ def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
                     inputs=before,
                     output=name if name in own else None,
                     source=origin_of(node, graph.exporter),
+                    batch_axis=batches.get(name, 0),
                 )
             )
     return tuple(layers)

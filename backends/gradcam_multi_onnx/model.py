@@ -20,7 +20,7 @@ from gradcam_multi.errors import (
     suggest,
 )
 from gradcam_multi.spec import Inputs, Layer, Layout, TensorSpec
-from gradcam_multi_onnx.channels import anchored, channel_axes
+from gradcam_multi_onnx.channels import anchored, batch_axes, channel_axes
 from gradcam_multi_onnx.check import check_plan
 from gradcam_multi_onnx.ending import logits_of
 from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
@@ -109,6 +109,10 @@ class OnnxModel:
     def _axes(self) -> dict[str, int]:
         return channel_axes(self._graph)
 
+    @cached_property
+    def _batch_axes(self) -> dict[str, int]:
+        return batch_axes(self._graph)
+
     def layers(self, inputs: Inputs = None) -> tuple[Layer, ...]:
         """Every operation in execution order; a run tells only what shape inference cannot."""
         if inputs is not None:
@@ -130,7 +134,7 @@ class OnnxModel:
         feeds = make_feeds(self.inputs, inputs)
         plan = self._plan(targets, feeds)
         cut = list(batches(self.inputs, feeds))
-        axes = [self._axes.get(name) for name in targets]
+        axes = [(self._batch_axes.get(name, 0), self._axes.get(name)) for name in targets]
         trace = OnnxTrace(plan, cut, targets, axes, self._resolve)
         try:
             yield trace
@@ -167,7 +171,7 @@ class OnnxModel:
                 self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
             if all(n is not None for spec in self.inputs for n in spec.shape[1:]):
                 self._graph = self._settled(self._graph, feeds)
-            for derived in ("_axes", "_names", "inputs", "outputs", "_logits"):
+            for derived in ("_axes", "_batch_axes", "_names", "inputs", "outputs", "_logits"):
                 self.__dict__.pop(derived, None)
             self._learned = True
 

@@ -12,17 +12,18 @@ from gradcam_multi_onnx.feeds import Feeds
 from gradcam_multi_onnx.plan import Failure, Plan
 
 AnyArray = NDArray[Any]
+Axes = tuple[int, int | None]
 
 
 class OnnxTrace:
     """Values of one run, batch by batch; valid until its context ends.
 
-    `targets` are the layers' values in the order asked for, `axes` their channel axes.
+    `targets` are the layers' values in the order asked for, `axes` their batch and channel axes.
     """
 
     def __init__(
         self, plan: Plan, batches: Sequence[tuple[Feeds, int]], targets: Sequence[str],
-        axes: Sequence[int | None], resolve: Callable[[str], str],
+        axes: Sequence[Axes], resolve: Callable[[str], str],
     ) -> None:  # fmt: skip
         self._plan, self._targets, self._axes = plan, tuple(targets), tuple(axes)
         self._resolve = resolve
@@ -82,8 +83,8 @@ class OnnxTrace:
         """(N, C, *grid) float32, channels first, one per layer asked for."""
         pairs = zip(self._targets, self._axes, strict=True)
         return tuple(
-            _channels_first(self._whole([run[name] for run in self._runs]), axis)
-            for name, axis in pairs
+            self._whole([channels_first(run[name], axes) for run in self._runs])
+            for name, axes in pairs
         )
 
     def vjp(self, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
@@ -108,8 +109,8 @@ class OnnxTrace:
                 f"{missing[0]!r}; name a layer on the way to it"
             )
         return tuple(
-            _channels_first(self._whole(sums[name]), axis)
-            for name, axis in zip(self._targets, self._axes, strict=True)
+            self._whole([channels_first(part, axes) for part in sums[name]])
+            for name, axes in zip(self._targets, self._axes, strict=True)
         )
 
     def _back(self, output: str, cotangent: Array) -> dict[str, list[AnyArray]]:
@@ -132,21 +133,21 @@ class OnnxTrace:
         target = self._resolve(layer)
         if target not in self._targets:
             raise InputError(f"layer {layer!r} is not traced; name it when the trace is entered")
-        axis = self._axes[self._targets.index(target)]
+        axes = self._axes[self._targets.index(target)]
         tail, around = self._plan.tail(target)
         if around is not None and layer not in self._beside:
             self._beside[layer] = [around(feeds) for feeds in self._feeds]
         extra = self._beside.get(layer, [{}] * len(self._runs))
-        own = [run[target] for run in self._runs]
-        expected = _channels_first(self._whole(own), axis)
+        own = [channels_first(run[target], axes) for run in self._runs]
+        expected = self._whole(own)
         if activation.shape != expected.shape:
             raise InputError(
                 f"the activation of {layer!r} must have shape {expected.shape}, "
                 f"got {activation.shape}"
             )
-        parts = self._parts(_channels_back(np.asarray(activation), axis), own, repr(layer))
+        parts = self._parts(np.asarray(activation), own, repr(layer))
         found = [
-            {**run, **tail(part, {**run, **more})}
+            {**run, **tail(_channels_back(part, axes), {**run, **more})}
             for part, run, more in zip(parts, self._runs, extra, strict=True)
         ]
         return {
@@ -155,9 +156,12 @@ class OnnxTrace:
         }
 
 
-def _channels_first(array: Array, axis: int | None) -> Array:
-    return np.ascontiguousarray(np.moveaxis(array, axis, 1)) if axis not in (None, 1) else array
+def channels_first(array: AnyArray, axes: Axes) -> AnyArray:
+    """Return an array as (N, C, *grid), given its batch and channel axes."""
+    batch, channel = axes
+    return array if channel is None else np.moveaxis(array, (batch, channel), (0, 1))
 
 
-def _channels_back(array: Array, axis: int | None) -> Array:
-    return np.moveaxis(array, 1, axis) if axis not in (None, 1) else array
+def _channels_back(array: AnyArray, axes: Axes) -> AnyArray:
+    batch, channel = axes
+    return array if channel is None else np.moveaxis(array, (0, 1), (batch, channel))

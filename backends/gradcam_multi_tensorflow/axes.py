@@ -18,6 +18,8 @@ _FORMATTED = frozenset(
     "MaxPool3D AvgPool AvgPool3D FusedBatchNormV3 SpaceToDepth DepthToSpace".split()
 )
 
+_PRODUCTS = ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+
 _LAST = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.MultiHeadAttention)
 """Layers that mix the last axis whatever the data format is."""
 
@@ -53,6 +55,11 @@ def handed_on(op: tf.Operation, result: tf.Tensor, known: dict[str, int]) -> int
     if op.type == "Transpose":
         axis, order = known.get(op.inputs[0].name), _order(op)
         return order.index(axis) if axis is not None and order is not None else None
+    if op.type in _PRODUCTS and rank == op.inputs[1].shape.rank and op.inputs[1].name in known:
+        # Values have their channels last, and so has what they are summed to; but keys, turned
+        # around, give weights, which have none.
+        values = known[op.inputs[1].name] == rank - 1 and not op.get_attr("adj_y")
+        return rank - 1 if values else None
     for source in op.inputs:
         axis, before = known.get(source.name), source.shape
         if axis is None:

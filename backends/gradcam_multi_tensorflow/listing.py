@@ -76,6 +76,7 @@ class _Builder:
         self.labels = self._label()
         self.owner = self._own()
         self.dependent = {tensor.op.name for tensor in inputs}
+        self.data = set(self.dependent)  # the same without what depends on shapes only
         self.axis = self._input_axes()
         self.stated = {
             tensor.name: axis
@@ -143,6 +144,9 @@ class _Builder:
     def _step(self, op: tf.Operation, call: Call | None, named: dict[str, str]) -> None:
         if any(source.op.name in self.dependent for source in op.inputs):
             self.dependent.add(op.name)
+        measures = op.type in roles.MEASURES
+        operands = 0 if measures else sum(source.op.name in self.data for source in op.inputs)
+        self.data.update([op.name] if operands else [])
         for result in op.outputs:
             axis = self.stated.get(result.name)
             if axis is None:
@@ -151,13 +155,13 @@ class _Builder:
                 axis = axes.handed_on(op, result, self.axis)
             if axis is not None:
                 self.axis[result.name] = axis
-        origin = _union(self.sources(source) for source in op.inputs)
+        origin = _union(self.sources(source) for source in (() if measures else op.inputs))
         for result in op.outputs:
             self.made_from[result.name] = origin
         inside_leaf = call is not None and id(call) in self.leaves
         if inside_leaf or op.name not in self.dependent or op.type in roles.TRANSPARENT:
             return
-        role = roles.of_types([op.type])
+        role = roles.of_product(roles.of_types([op.type]), op.type, operands)
         for place, result in enumerate(op.outputs):
             if result.dtype.is_floating and result.shape.rank is not None:
                 scope = f"{self.labels[id(call)]}/" if call is not None and call.path else ""
@@ -193,10 +197,11 @@ class _Builder:
 
     def _role(self, call: Call) -> Role:
         role = roles.of_class(call.operation)
-        if role is None:
-            inside = [op for op in self.operations[call.start : call.end]]
-            role = roles.of_types(op.type for op in inside if op.name in self.dependent)
-        return role
+        if role is not None:
+            operands = sum(tensor.op.name in self.data for tensor in call.inputs)
+            return roles.of_product(role, type(call.operation).__name__, operands)
+        inside = [op for op in self.operations[call.start : call.end]]
+        return roles.of_types(op.type for op in inside if op.name in self.dependent)
 
     def _add(
         self, name: str, kind: str, role: Role, tensor: tf.Tensor, inputs: tuple[str, ...]

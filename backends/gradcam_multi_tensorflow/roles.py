@@ -13,7 +13,8 @@ _KERAS: tuple[tuple[str, Role], ...] = (
     (r".*(Pool|UpSampling|ZeroPadding|Cropping|Resiz|Crop$).*|Pad|(Pad|Crop)Images", "pool"),
     (r".*Dropout|GaussianNoise|Identity|ActivityRegularization|Cast|Copy", "identity"),
     (r"Random.*|AugMix|CutMix|MixUp|RandAugment|AutoContrast|AugmentationLayer", "identity"),
-    (r".*Dense|.*Einsum|.*Attention|Matmul|Dot|Tensordot|RNN|LSTM|GRU|SimpleRNN", "linear"),
+    (r".*Attention", "attention"),
+    (r".*Dense|.*Einsum|Matmul|Dot|Tensordot|RNN|LSTM|GRU|SimpleRNN", "linear"),
 )
 """Names of Keras' own layers and `keras.ops` operations."""
 
@@ -23,6 +24,12 @@ _OPS: tuple[tuple[str, Role], ...] = (
     (r".*MatMul.*|Einsum|XlaDot.*", "linear"),
 )
 """Types of TensorFlow operations."""
+
+_PRODUCTS = r".*MatMul.*|Matmul|Einsum|XlaDot.*|Dot|Tensordot"
+"""Of both kinds: attention where both operands depend on the data."""
+
+MEASURES = frozenset("Shape ShapeN Size Rank".split())
+"""TensorFlow operations whose results depend on no data."""
 
 TRANSPARENT = frozenset(
     "Identity IdentityN Cast StopGradient PreventGradient EnsureShape CheckNumerics Placeholder "
@@ -48,6 +55,12 @@ def of_types(types: Iterable[str]) -> Role:
         if role in found:
             return role
     return "other"
+
+
+def of_product(role: Role, kind: str, operands: int) -> Role:
+    """Return the role of an operation that has so many operands that depend on the data."""
+    product = operands > 1 and re.fullmatch(_PRODUCTS, kind)
+    return "attention" if role == "linear" and product else role
 
 
 def of_keras_itself(operation: Any) -> bool:

@@ -1,9 +1,14 @@
-"""Evaluation mode for the length of a run, shared by threads that run the same modules."""
+"""Evaluation mode for the length of a run, shared by threads that run the same modules.
+
+PyTorch's fused encoder layers are off meanwhile: they would hide the operations of a block, and
+only of those before the layer, since they need the gradient to be off.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+import torch
 from torch import nn
 
 HOOKS = Lock()
@@ -11,6 +16,8 @@ HOOKS = Lock()
 
 _lock = Lock()
 _held: dict[nn.Module, tuple[int, bool]] = {}
+_fused: list[bool] = []
+"""PyTorch's own setting, once for each run that is going on."""
 
 
 @contextmanager
@@ -23,6 +30,8 @@ def evaluation(module: nn.Module) -> Iterator[None]:
     """
     modules = list(module.modules())
     with _lock:
+        _fused.append(_fused[0] if _fused else torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         for part in modules:
             users, flag = _held.get(part, (0, part.training))
             _held[part] = users + 1, flag
@@ -32,6 +41,8 @@ def evaluation(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         with _lock:
+            setting = _fused.pop()
+            torch.backends.mha.set_fastpath_enabled(setting and not _fused)
             for part in modules:
                 users, flag = _held.pop(part)
                 if users > 1:

@@ -80,6 +80,12 @@ class _Value:
     channels: Channels
 
 
+def _batch(known: list[_Value], rank: int) -> int | None:
+    """Where the batch is in the first operand of this rank for which that is known."""
+    batches = (v.channels.batch for v in known if v.tensor.ndim == rank)
+    return next((batch for batch in batches if batch is not None), None)
+
+
 class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked without torch
     def __init__(self, module: nn.Module, arguments: Arguments) -> None:
         super().__init__()
@@ -188,6 +194,8 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         source = next((v for v in known if v.channels.axis is not None), known[0])
         shape = tuple(source.tensor.shape)
         edges = [] if name in CUTS else known
+        what = role(name, len(known))
+        last = (known[-1].tensor.ndim, known[-1].channels) if len(known) > 1 else None
         changed_ids = {id(tensor) for tensor in changed}
         results = [result] if isinstance(result, torch.Tensor) else result
         items = results if isinstance(results, (tuple, list)) else []
@@ -202,10 +210,11 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
                     continue  # a cast or copy that had nothing to do
                 with torch._C.DisableTorchFunction():
                     result = tensor = tensor.view_as(tensor)
-            axes = layout.follow(
-                name, func, args, kwargs, (shape, source.channels), tuple(tensor.shape)
-            )
-            self._add(kind, role(name), where, tensor, edges, axes, in_place)
+            made_as = (shape, source.channels), tuple(tensor.shape)
+            axes = layout.follow(name, func, args, kwargs, *made_as, last)
+            if axes.batch is None:
+                axes = replace(axes, batch=_batch(known, tensor.ndim))
+            self._add(kind, what, where, tensor, edges, axes, in_place)
             made.add(id(tensor))
         for tensor in changed:  # written to without being returned: x[:, 0] = ..., out=...
             if id(tensor) not in made and tensor.is_floating_point():
@@ -231,9 +240,12 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
     ) -> None:
         edges = dict.fromkeys(value.step for value in known if value.step is not None)
         self.values[id(tensor)] = _Value(tensor, len(self.steps), channels)
-        shape = tuple(tensor.shape)
-        free = (None, *shape[1:]) if shape and shape[0] == self.batch else shape
-        self.steps.append(Step(kind, what, place, free, channels.axis, tuple(edges), in_place))
+        shape: tuple[int | None, ...] = tuple(tensor.shape)
+        at = channels.batch or 0
+        if at < len(shape) and shape[at] == self.batch:
+            shape = (*shape[:at], None, *shape[at + 1 :])
+        step = Step(kind, what, place, shape, channels.axis, tuple(edges), in_place, batch_axis=at)
+        self.steps.append(step)
 
     def finish(self, output: Any) -> Recording:
         chosen, names = name_steps(self.steps, self.calls)
@@ -269,6 +281,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
                     channel_axis=step.channel_axis,
                     inputs=tuple(chosen[edge] for edge in step.inputs),
                     output=makers.get(number),
+                    batch_axis=step.batch_axis,
                 ),
                 step.caught or step.place,
                 step.in_place,

@@ -39,6 +39,7 @@ class Step:
     caught: Place | None = None  # the innermost module that returns the tensor and nothing else
     calls: list[Place] = field(default_factory=list)  # all that return it, the innermost first
     others: list[str] = field(default_factory=list)
+    batch_axis: int = 0
 
     def returned(self, place: Place) -> None:
         """Note a module that returns the tensor, bare."""

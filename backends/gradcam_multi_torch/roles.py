@@ -11,10 +11,14 @@ CONVOLUTIONS = (
     "convolution_mode mkldnn_convolution cudnn_convolution deform_conv2d"
 )
 MIXERS = (
-    "linear matmul rmatmul mm bmm addmm addbmm baddbmm mv dot inner einsum tensordot bilinear "
-    "chain_matmul linalg_multi_dot multi_dot scaled_dot_product_attention "
-    "multi_head_attention_forward native_multi_head_attention transformer_encoder_layer_fwd "
+    "linear mm addmm mv dot inner bilinear chain_matmul linalg_multi_dot multi_dot "
     "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
+)
+# Attention where at least two operands are results: then tokens mix, else channels by weights.
+PRODUCTS = "matmul rmatmul bmm addbmm baddbmm einsum tensordot"
+ATTENTION = (
+    "scaled_dot_product_attention multi_head_attention_forward native_multi_head_attention "
+    "transformer_encoder_layer_fwd"
 )
 POOLS = (
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
@@ -32,11 +36,14 @@ COPIES = "contiguous clone to type type_as float half bfloat16 double alias cpu 
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(CONVOLUTIONS.split(), "conv"),
-    **dict.fromkeys(MIXERS.split(), "linear"),
+    **dict.fromkeys(f"{MIXERS} {PRODUCTS}".split(), "linear"),
+    **dict.fromkeys(ATTENTION.split(), "attention"),
     **dict.fromkeys(POOLS.split(), "pool"),
     **dict.fromkeys(DROPOUTS.split(), "identity"),
     **dict.fromkeys(COPIES.split(), "identity"),
 }
+
+_PRODUCTS = frozenset(PRODUCTS.split())
 
 CUTS = frozenset({"detach", "data", "stop_gradient"})
 """Functions that hand no gradient back, so that no edge is recorded through them."""
@@ -64,6 +71,6 @@ def function_name(function: Callable[..., Any]) -> str:
     return plain_name(raw) or type(function).__name__
 
 
-def role(name: str) -> Role:
-    """Tell the role of a function by its plain name."""
-    return ROLES.get(name, "other")
+def role(name: str, results: int = 1) -> Role:
+    """Tell the role of a function by its plain name and how many of its operands are results."""
+    return "attention" if results > 1 and name in _PRODUCTS else ROLES.get(name, "other")

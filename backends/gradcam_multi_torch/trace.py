@@ -174,9 +174,12 @@ class TorchTrace:
                 f"layer {layer!r} was not traced; traced: {', '.join(known)}; trace it first"
             )
         new = torch.from_numpy(np.array(activation)).to(capture.tensor.device, capture.tensor.dtype)
-        axis = capture.operation.layer.channel_axis
-        new = new if axis in (None, 1) else new.movedim(1, axis)
-        if new.shape[1:] != capture.tensor.shape[1:]:
+        own = capture.operation.layer
+        axis, batch = own.channel_axis, own.batch_axis
+        new = new if axis is None else new.movedim((0, 1), (batch, axis))
+        like = list(capture.tensor.shape)
+        like[batch] = new.shape[batch] if new.ndim == len(like) else -1
+        if list(new.shape) != like:
             raise InputError(
                 f"an activation of shape {np.shape(activation)} was given for layer {layer!r}, "
                 f"whose own is {self._to_core(capture, capture.tensor).shape}; keep its shape"
@@ -187,7 +190,7 @@ class TorchTrace:
             return made.copy_(new) if in_place and made.shape == new.shape else new.clone()
 
         watch = Watch(capture.operation.place, exchange, in_place=in_place)
-        _, logits = self._run(len(new), [watch])
+        _, logits = self._run(len(activation), [watch])
         return {name: _to_numpy(tensor) for name, tensor in logits.items()}
 
     def release(self) -> None:
@@ -235,8 +238,9 @@ class TorchTrace:
     @staticmethod
     def _to_core(capture: Capture, tensor: Tensor | None) -> Array:
         assert tensor is not None
-        axis = capture.operation.layer.channel_axis
-        return _to_numpy(tensor if axis in (None, 1) else tensor.movedim(axis, 1))
+        layer = capture.operation.layer
+        axes = layer.batch_axis, layer.channel_axis
+        return _to_numpy(tensor if axes[1] is None else tensor.movedim(axes, (0, 1)))
 
 
 def _to_numpy(tensor: Tensor) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradcam_multi.cli.main import class_or_name, make_folder
+from gradcam_multi.cli.main import class_or_name, grid_option, make_folder
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
@@ -53,6 +53,7 @@ class Picture:
 )
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Explain the K highest classes.")
 @click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@grid_option
 @click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
 @click.option(
     "--guided", is_flag=True, help="Keep positive gradients at positive activations only."
@@ -86,6 +87,7 @@ def command(
     target: int | str | None,
     top: int | None,
     layer: str | None,
+    grid: tuple[int, ...] | None,
     method: str,
     guided: bool,
     labels: str | None,
@@ -105,7 +107,7 @@ def command(
     prepare = Preprocess.named(preprocess)
     names = read_labels(labels) if labels else None
     explainer = Explainer(
-        model, layer=layer, method=method, backend=backend, labels=names, guided=guided
+        model, layer=layer, method=method, backend=backend, labels=names, guided=guided, grid=grid
     )
     targets = [target] if top is None else [TopClass(rank) for rank in range(top)]
     make_folder(output)

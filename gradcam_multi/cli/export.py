@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from gradcam_multi.cli.main import grid_option
 from gradcam_multi.export import export
 
 
@@ -26,6 +27,7 @@ from gradcam_multi.export import export
     help="Return the heatmap, or activations and gradients for a cotangent.",
 )
 @click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@grid_option
 @click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
 @click.option(
     "--preprocess",
@@ -48,6 +50,7 @@ def command(
     output: Path,
     kind: Any,
     layer: str | None,
+    grid: tuple[int, ...] | None,
     method: str,
     preprocess: str | None,
     opset: int | None,
@@ -69,6 +72,7 @@ def command(
         opset=opset,
         class_input=class_input,
         backend=backend,
+        grid=grid,
     )
     click.echo(
         f"{written}: {kind}, {written.stat().st_size / 1e6:.1f} MB, equal to the model's own maps"

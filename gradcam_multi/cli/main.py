@@ -73,6 +73,24 @@ def class_or_name(_: Any, __: Any, value: str | None) -> int | str | None:
     return int(value) if value is not None and value.lstrip("-").isdigit() else value
 
 
+def _grid(_: Any, __: Any, value: str | None) -> tuple[int, ...] | None:
+    """Read ROWSxCOLUMNS."""
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if not all(side.isdecimal() and int(side) for side in sides):
+        raise click.BadParameter(f"{value!r} is no grid: give it as ROWSxCOLUMNS, such as 14x14")
+    return tuple(map(int, sides))
+
+
+grid_option = click.option(
+    "--grid",
+    callback=_grid,
+    metavar="RxC",
+    help="How a layer's tokens lie over the image, where that is ambiguous, such as 14x14.",
+)
+
+
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gradcam")
 def main() -> None:

@@ -66,7 +66,8 @@ def test_edges_of_a_residual_block() -> None:
 def test_roles() -> None:
     roles = {name: layer.role for name, layer in layers_by_name(zoo.vision_transformer()).items()}
     assert roles["patches"] == "conv"
-    assert roles["attention0"] == roles["mlp0a"] == roles["head"] == "linear"
+    assert roles["attention0"] == "attention"
+    assert roles["mlp0a"] == roles["head"] == "linear"
     assert roles["gap"] == "pool"
     assert roles["norm0a"] == roles["add0a"] == roles["tokens"] == "other"
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from gradcam_multi.errors import ExportError, TargetError, UnsupportedError
 from gradcam_multi.spec import Array, ExportOrder, Inputs
+from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.registry import FreeExtent
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.autodiff.walk import differentiate
@@ -139,6 +140,12 @@ def _output(opened: OnnxModel, asked: str | int, renamed: dict[str, str]) -> str
     return renamed.get(asked, asked)
 
 
+def _on_grid(b: Builder, opened: OnnxModel, name: str, value: Value, order: ExportOrder) -> Value:
+    """A value laid out as `name`, as (N, C, *grid), tokens folded."""
+    axes = opened._batch_axes.get(name, 0), opened._axes.get(name)
+    return heatmap.folded(b, heatmap.channels_first(b, value, *axes), order.folding)
+
+
 def _gradient(
     joint: Joint, opened: OnnxModel, order: ExportOrder, output: str, logits: str
 ) -> onnx.ModelProto:  # fmt: skip
@@ -147,10 +154,9 @@ def _gradient(
     own = joint.value(output)
     scores = b.reshape(raw, own.shape, like=own)
     cotangent = Value(b, "cotangent", scores.dtype, scores.shape)
-    axis = opened._axes.get(joint.target)
-    a = heatmap.channels_first(b, joint.value(joint.target), axis)
     seed = b.reshape(cotangent, raw.shape, like=raw)
-    g = heatmap.channels_first(b, joint.differentiate(seed), axis)
+    pair = (joint.value(joint.target), joint.differentiate(seed))
+    a, g = (_on_grid(b, opened, joint.target, value, order) for value in pair)
     named = {"scores": b.cast(scores, TensorProto.FLOAT), "activations": a, "gradients": g}
     outputs = [joint.name(value, name) for name, value in named.items()]
     given = onnx.helper.make_tensor_value_info("cotangent", cotangent.dtype, cotangent.shape)
@@ -164,11 +170,11 @@ def _heatmap(
     scores = heatmap.flat_scores(b, raw)
     asked = Value(b, CLASS_INPUT, TensorProto.INT64, ("asked",))
     chosen = heatmap.chosen_class(b, scores, asked)
-    axis = opened._axes.get(joint.target)
-    a = heatmap.channels_first(b, joint.value(joint.target), axis)
-    g = heatmap.channels_first(
-        b, joint.differentiate(heatmap.one_hot(b, scores, chosen, raw)), axis
+    pair = (
+        joint.value(joint.target),
+        joint.differentiate(heatmap.one_hot(b, scores, chosen, raw)),
     )
+    a, g = (_on_grid(b, opened, joint.target, value, order) for value in pair)
     if a.rank not in (3, 4, 5):
         raise ExportError(
             f"layer {joint.target!r} makes {a.shape}: a heatmap file needs a grid of one to three "

@@ -10,6 +10,7 @@ from gradcam_multi.spec import Array
 from gradcam_multi_onnx.feeds import Feeds, batches
 from gradcam_multi_onnx.model import OnnxModel
 from gradcam_multi_onnx.session import Forward, as_float
+from gradcam_multi_onnx.trace import channels_first
 
 _TOLERANCE = 1e-3  # of the largest: two frameworks' float32 through a deep network
 
@@ -30,8 +31,9 @@ def find_layer(
     best, closest = np.inf, ""
     scale = max(float(np.abs(asked).max()), 1e-30)
     for name in values:
-        found = np.concatenate([as_float(run[name])[:count] for run, count in runs])
-        difference = _difference(found, asked, opened._axes.get(name)) / scale
+        axes = opened._batch_axes.get(name, 0), opened._axes.get(name)
+        parts = [channels_first(as_float(run[name]), axes)[:count] for run, count in runs]
+        difference = _difference(np.concatenate(parts), asked) / scale
         # Of equal ones the last: a copy of the layer's result, nearer to the score.
         if difference <= best or difference < _TOLERANCE / 100:
             best, closest = min(best, difference), name
@@ -44,10 +46,5 @@ def find_layer(
     return closest
 
 
-def _difference(found: NDArray[np.float32], asked: Array, axis: int | None) -> float:
-    if found.ndim != asked.ndim:
-        return np.inf
-    first = found if axis in (None, 1) else np.moveaxis(found, axis, 1)
-    if first.shape != asked.shape:
-        return np.inf
-    return float(np.abs(first - asked).max())
+def _difference(found: NDArray[np.float32], asked: Array) -> float:
+    return float(np.abs(found - asked).max()) if found.shape == asked.shape else np.inf

@@ -1,12 +1,13 @@
 """From scores to a heatmap, in the graph: class, cotangent, map, resize, scaling to [0, 1]."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from onnx import TensorProto
 
 from gradcam_multi.errors import ExportError
-from gradcam_multi.spec import TensorSpec
+from gradcam_multi.spec import Folding, TensorSpec
 from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.export.maps import MAPS
@@ -52,12 +53,23 @@ def one_hot(b: Builder, scores: Value, chosen: Value, logits: Value) -> Value:
     return b.op("Reshape", b.cast(hot, logits.dtype), shape, shape=logits.shape)
 
 
-def channels_first(b: Builder, value: Value, axis: int | None) -> Value:
-    """Return (N, C, *grid) float32."""
+def channels_first(b: Builder, value: Value, batch: int, channel: int | None) -> Value:
+    """Return (N, C, *grid) float32, given the batch and the channel axis."""
     order = list(range(value.rank))
-    if axis not in (None, 1):
-        order.insert(1, order.pop(axis))
+    if channel is not None:
+        order = [batch, channel, *(axis for axis in order if axis not in (batch, channel))]
     return b.cast(b.transpose(value, order), TensorProto.FLOAT)
+
+
+def folded(b: Builder, value: Value, folding: Folding | None) -> Value:
+    """Return tokens (N, C, T) as (N, C, *grid), the prefix cut off; other values as they are."""
+    if folding is None:
+        return value
+    cells = prod(folding.grid)
+    if folding.prefix:
+        value = b.slice(value, [folding.prefix], [folding.prefix + cells], [2], [cells])
+    target = b.integers([0, 0, *folding.grid])
+    return b.op("Reshape", value, target, shape=(*value.shape[:2], *folding.grid))
 
 
 def finite_items(b: Builder, values: Sequence[Value], count: int | str) -> Value:

@@ -1,0 +1,82 @@
+"""The layer of an explanation: named or chosen, and how its tokens lie over the image."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gradcam_multi.errors import LayerError, NoDefaultLayerError
+from gradcam_multi.layers import check_channels, final_feature_map, residual_stream
+from gradcam_multi.spec import Layer, Trace
+from gradcam_multi.tokens import FoldedTrace, Grid, Sizes, folding_of, grids_behind
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layer to explain, for inputs of some size.
+
+    `upstream` are the layers to move up to, in turn, where the chosen one's tokens turn out to have
+    no gradient; none where the user named the layer. `default` is the one that the rule chooses,
+    or None. `grids` are those of the convolutions before each of the layers.
+    """
+
+    name: str
+    upstream: tuple[str, ...]
+    default: str | None
+    grids: Mapping[str, tuple[Grid, ...]]
+
+
+def choose(listed: Sequence[Layer], named: str | None, output: str | None) -> Choice:
+    """Return the layer named, or the default one for an output.
+
+    Raises NoDefaultLayerError, and LayerError for a named layer without known channels.
+    """
+    default = None
+    try:
+        default = final_feature_map(listed, output).name
+    except NoDefaultLayerError:
+        if named is None:
+            raise
+    grids = grids_behind(listed)
+    if named is None and default is not None:
+        stream = [layer.name for layer in residual_stream(listed, output)]
+        upstream = tuple(stream[stream.index(default) + 1 :]) if default in stream else ()
+        return Choice(default, upstream, default, {n: grids[n] for n in (default, *upstream)})
+    name = str(named)  # perhaps an alias, which the adapter knows: then any convolution counts
+    check_channels(listed, name)
+    every = tuple(dict.fromkeys(grid for found in grids.values() for grid in found))
+    return Choice(name, (), default, {name: grids.get(name, every)})
+
+
+def moved(choice: Choice) -> Choice:
+    """Return the choice of the next layer upstream."""
+    return Choice(choice.upstream[0], choice.upstream[1:], choice.default, choice.grids)
+
+
+def check_items(name: str, found: int, given: int) -> None:
+    """Raise LayerError where a layer has other items than the batch."""
+    if found != given:
+        raise LayerError(
+            f"layer {name!r} makes {found} items for {given} inputs (windows or crops of them, in "
+            "a batch of their own): name a layer before these are cut or after they are joined"
+        )
+
+
+def on_grid(trace: Trace, choice: Choice, sizes: Sizes, grid: Grid | None) -> Trace:
+    """Return a trace of the chosen layer whose arrays have its grid, tokens folded.
+
+    Raises LayerError where the layer has no grid, or its tokens cannot be placed.
+    """
+    shape = trace.activations[0].shape
+    if len(shape) < 3:
+        raise LayerError(
+            f"layer {choice.name!r} makes {shape}: a map needs a layer with a grid; "
+            "`gradcam layers` lists them"
+        )
+    if len(shape) > 3:
+        if grid not in (None, shape[2:]):
+            raise LayerError(
+                f"grid={grid} was asked for at layer {choice.name!r}, which has the grid "
+                f"{shape[2:]} already: leave it out"
+            )
+        return trace
+    folding = folding_of(choice.name, shape[2], choice.grids[choice.name], sizes, grid)
+    return trace if folding is None else FoldedTrace(trace, folding)
