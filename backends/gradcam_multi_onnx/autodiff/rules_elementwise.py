@@ -10,6 +10,7 @@ from math import pi, sqrt
 import numpy as np
 from onnx import TensorProto
 
+from gradcam_multi_onnx.autodiff.activations import sigmoid, swish_slope
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Operand, Value
@@ -18,12 +19,8 @@ from gradcam_multi_onnx.graph import FLOATS
 Unary = Callable[[Site, Value], Value]
 
 
-def _sigmoid(x: Value) -> Value:
-    return x.builder.map("Sigmoid", x)
-
-
 def _relu(n: Site, g: Value) -> Value:
-    return n.b.where(n.y > 0, g, 0)  # 0 at 0, as every framework has it
+    return n.b.masked(g, n.y > 0)  # 0 at 0, as every framework has it
 
 
 def _leaky_relu(n: Site, g: Value) -> Value:
@@ -47,12 +44,12 @@ def _celu(n: Site, g: Value) -> Value:
 
 
 def _thresholded_relu(n: Site, g: Value) -> Value:
-    return n.b.where(n.x > n.attribute("alpha", 1.0), g, 0)
+    return n.b.masked(g, n.x > n.attribute("alpha", 1.0))
 
 
 def _hard_sigmoid(n: Site, g: Value) -> Value:
-    inside = n.b.where(n.y > 0, g * n.attribute("alpha", 0.2), 0)
-    return n.b.where(n.y < 1, inside, 0)
+    inside = n.b.masked(g * n.attribute("alpha", 0.2), n.y > 0)
+    return n.b.masked(inside, n.y < 1)
 
 
 def _hard_swish(n: Site, g: Value) -> Value:
@@ -72,13 +69,12 @@ def _gelu(n: Site, g: Value) -> Value:
 
 def _mish(n: Site, g: Value) -> Value:
     t = n.b.map("Tanh", n.b.map("Softplus", n.x))
-    return g * (t + n.x * (1 - t * t) * _sigmoid(n.x))
+    return g * (t + n.x * (1 - t * t) * sigmoid(n.x))
 
 
 def _swish(n: Site, g: Value) -> Value:
     alpha: float = n.attribute("alpha", 1.0)
-    s = _sigmoid(n.x * alpha)
-    return g * (s + n.x * s * (1 - s) * alpha)
+    return g * swish_slope(n.x * alpha if alpha != 1 else n.x)
 
 
 def _shrink(n: Site, g: Value) -> Value:
@@ -128,7 +124,7 @@ UNARY: dict[str, tuple[Unary, tuple[str, ...]]] = {
     "Sigmoid": (lambda n, g: g * n.y * (1 - n.y), ()),
     "Sin": (lambda n, g: g * n.b.map("Cos", n.x), ()),
     "Sinh": (lambda n, g: g * n.b.map("Cosh", n.x), ()),
-    "Softplus": (lambda n, g: g * _sigmoid(n.x), ()),
+    "Softplus": (lambda n, g: g * sigmoid(n.x), ()),
     "Softsign": (_softsign, ()),
     "Sqrt": (lambda n, g: g / (n.y * 2), ()),
     "Swish": (_swish, ("alpha",)),
@@ -162,7 +158,12 @@ def _sub(n: Site, g: Value) -> Answers:
 
 @vjp("Mul")
 def _mul(n: Site, g: Value) -> Answers:
-    return g * n.input(1), g * n.x
+    place = n.gated_by_itself(n.node)
+    if place is not None:  # all at once: fewer products, and the sigmoid need not be kept
+        answers: list[Answer] = [ZERO, ZERO]
+        answers[place] = g * swish_slope(n.input(place))
+        return answers
+    return g * n.factor(1), g * n.factor(0)
 
 
 @vjp("Div")
@@ -249,7 +250,7 @@ def _clip(n: Site, g: Value) -> Answers:
             bound = n.input(place)
         if bound is not None:
             inside = n.y > bound if name == "min" else n.y < bound
-            through = n.b.where(inside, through, 0)
+            through = n.b.masked(through, inside)
             if place in n.wanted:
                 answers.append(_to_bound(n, g, place))
                 continue

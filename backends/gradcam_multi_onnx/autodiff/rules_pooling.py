@@ -1,11 +1,12 @@
 """Poolings."""
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 from onnx import TensorProto
 
-from gradcam_multi_onnx.autodiff import windows
+from gradcam_multi_onnx.autodiff import phases, windows
 from gradcam_multi_onnx.autodiff.registry import Answers, vjp
 from gradcam_multi_onnx.autodiff.rules_reduction import divided_by_count
 from gradcam_multi_onnx.autodiff.site import Site
@@ -21,6 +22,12 @@ def _max_pool(n: Site, g: Value) -> Answers:
     x, b = n.x, n.b
     copied = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attributes = {name: n.attribute(name) for name in copied}
+    if not (len(n.node.output) > 1 and n.node.output[1]):
+        # The maxima of x as it is here: a kept result may come from an x rounded otherwise.
+        y = b.op("MaxPool", x, shape=g.shape, **attributes)
+        dx = phases.pooled_back(x, y, g, windows.windows_of(n)) if x.rank == 4 else None
+        if dx is not None:
+            return (dx,)
     results = [(x.dtype, g.shape), (TensorProto.INT64, g.shape)]
     _, places = b.write("MaxPool", x, results=results, **attributes)
     total = count(x.shape)
@@ -103,7 +110,10 @@ def _global_lp_pool(n: Site, g: Value) -> Answers:
 
 @vjp("GlobalAveragePool")
 def _global_average_pool(n: Site, g: Value) -> Answers:
-    return (n.b.expand(divided_by_count(n, g, list(range(2, n.x.rank))), n.x),)
+    cells = list(range(2, n.x.rank))
+    # One cell, whatever inference could tell of it; the walk spreads it.
+    one = replace(g, shape=(*g.shape[:2], *(1 for _ in cells)))
+    return (divided_by_count(n, one, cells),)
 
 
 @vjp("GlobalMaxPool")

@@ -31,11 +31,11 @@ def _kept(n: Site, value: Value, axes: list[int]) -> Value:
 
 
 def _sum(n: Site, g: Value, axes: list[int]) -> Value:
-    return n.b.expand(_kept(n, g, axes), n.x)
+    return _kept(n, g, axes)  # the walk spreads it
 
 
 def _mean(n: Site, g: Value, axes: list[int]) -> Value:
-    return n.b.expand(divided_by_count(n, _kept(n, g, axes), axes), n.x)
+    return divided_by_count(n, _kept(n, g, axes), axes)
 
 
 def divided_by_count(n: Site, g: Value, axes: list[int]) -> Value:

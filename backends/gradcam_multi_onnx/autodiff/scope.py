@@ -1,5 +1,6 @@
 """A node that was taken apart, seen as a small forward graph inside the forward graph."""
 
+from collections import ChainMap
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,7 +38,9 @@ class Scope:
                 if name and name not in self._names:
                     self._own(builder, name)
         self.nodes = [self._renamed(part) for part in body.nodes]
-        self._made = {name for part in self.nodes for name in part.output if name}
+        own = {name: part for part in self.nodes for name in part.output if name}
+        self._made = set(own)
+        self.producer = ChainMap(own, graph.producer)
         self._inner = self._made - set(node.output)
         self._moving: set[str] = set()
         self.types: dict[str, Type] = {}

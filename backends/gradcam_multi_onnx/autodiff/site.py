@@ -1,13 +1,15 @@
 """What a rule sees: one node of the forward graph, its values, attributes and constants."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, NoReturn, Protocol
 
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from gradcam_multi_onnx.autodiff.activations import swish
 from gradcam_multi_onnx.autodiff.builder import Builder
+from gradcam_multi_onnx.autodiff.finite import makes_infinity
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Type
@@ -17,6 +19,8 @@ from gradcam_multi_onnx.session import make_session, run
 class Forward(Protocol):
     """What rules ask of the graph around a node: the model's, or the parts of one operator."""
 
+    @property
+    def producer(self) -> MutableMapping[str, NodeProto]: ...  # noqa: D102
     def opset(self, node: NodeProto) -> int: ...  # noqa: D102
     def type(self, name: str) -> Type: ...  # noqa: D102
     def constant(self, name: str) -> bool: ...  # noqa: D102
@@ -28,15 +32,16 @@ class Site:
     """One node of the forward graph, seen from the builder that writes the gradient.
 
     `wanted` are the positions of the inputs to which gradients are to flow; `cotangents` holds
-    one per result, None where none arrived.
+    one per result, None where none arrived. `passed` tells whether gradients flow through a value
+    that nobody asks for.
     """
 
     def __init__(
         self, graph: Forward, builder: Builder, node: NodeProto, wanted: frozenset[int],
-        cotangents: tuple[Value | None, ...],
+        cotangents: tuple[Value | None, ...], passed: Callable[[str], bool],
     ) -> None:  # fmt: skip
         self.graph, self.b, self.node = graph, builder, node
-        self.wanted, self.cotangents = wanted, cotangents
+        self.wanted, self.cotangents, self._passed = wanted, cotangents, passed
         self.opset = graph.opset(node)
         self._attributes = {a.name: a for a in node.attribute}
 
@@ -62,8 +67,43 @@ class Site:
         """Return one of the node's results."""
         return self._value(self.node.output[place])
 
+    def factor(self, place: int) -> Value:
+        """Return an input, computed again from what the gradient reads anyway where it can be.
+
+        That is cheaper than to keep it, but may be rounded otherwise: nothing for comparisons.
+        """
+        maker = self.graph.producer.get(self.node.input[place])
+        gated = None if maker is None else self.gated_by_itself(maker)
+        if maker is None or gated is None:
+            return self.input(place)
+        return swish(self._value(maker.input[gated]))
+
     def _value(self, name: str) -> Value:
+        maker = self.graph.producer.get(name)
+        if maker is not None and makes_infinity(maker.op_type) and not self._divided(maker):
+            self.b.finite.doubt([name])
         return self.b.source(name, self.graph.type(name))
+
+    def _divided(self, maker: NodeProto) -> bool:
+        """Return whether a node divides by a constant without zeros."""
+        if maker.op_type != "Div" or not self.graph.constant(maker.input[1]):
+            return False
+        return bool(self.graph.arrays(maker.input[1:2])[maker.input[1]].all())
+
+    def gated_by_itself(self, node: NodeProto) -> int | None:
+        """Return the place of x in x * sigmoid(x), None where a node is no such product.
+
+        Nor where somebody asks for the sigmoid's own gradient.
+        """
+        if node.op_type != "Mul" or node.domain not in ("", "ai.onnx"):
+            return None
+        for place, name in enumerate(node.input):
+            gate = self.graph.producer.get(node.input[1 - place])
+            if gate is None or gate.op_type != "Sigmoid" or gate.domain not in ("", "ai.onnx"):
+                continue
+            if gate.input[0] == name and self._passed(gate.output[0]):
+                return place
+        return None
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute, strings as text, or the default."""

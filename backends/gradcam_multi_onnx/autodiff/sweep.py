@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import reduce
+from operator import add
 
 from onnx import NodeProto
 
@@ -32,11 +33,6 @@ _QUANTISERS = {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "Quantiz
 Cotangents = tuple[Value | None, ...]
 
 
-def total_of(contributions: list[Value]) -> Value | None:
-    """Return the sum of the cotangents that arrived at a value."""
-    return reduce(lambda one, other: one + other, contributions) if contributions else None
-
-
 def carriers(graph: Graph, registry: Registry, targets: Iterable[str]) -> set[str]:
     """Return the integer values that stand for floats: quantised ones, moved about or not."""
     found = {name for name in targets if not graph.type(name).floating}
@@ -60,15 +56,33 @@ class Sweep:
     """
 
     def __init__(
-        self, builder: Builder, registry: Registry, path: set[str], carriers: set[str]
-    ) -> None:
-        self._builder, self._registry = builder, registry
+        self, builder: Builder, registry: Registry, path: set[str], carriers: set[str],
+        targets: frozenset[str],
+    ) -> None:  # fmt: skip
+        self._builder, self._registry, self._targets = builder, registry, targets
         self._path, self._carriers = path, carriers
         self.arrived: dict[str, list[Value]] = {}
 
-    def cotangents(self, node: NodeProto) -> Cotangents:
+    def cotangents(self, graph: Forward, node: NodeProto) -> Cotangents:
         """Return what has arrived at a node's results."""
-        return tuple(total_of(self.arrived.pop(name, [])) for name in node.output)
+        return tuple(self.cotangent(graph, name) for name in node.output)
+
+    def cotangent(self, graph: Forward, name: str) -> Value | None:
+        """Return the sum of what has arrived at a value.
+
+        Rules may answer with an extent of 1 where a gradient is the same along an axis: mostly
+        another one is added to it, which spreads it for nothing. Otherwise it is spread here.
+        """
+        total = reduce(add, self.arrived.pop(name)) if self.arrived.get(name) else None
+        shape = graph.type(name).shape
+        if total is None or shape is None or total.rank != len(shape):
+            return total
+        if not any(n == 1 != wanted for n, wanted in zip(total.shape, shape, strict=True)):
+            return total
+        return self._builder.expand(total, self._builder.source(name, graph.type(name)))
+
+    def _passed(self, name: str) -> bool:
+        return name in self._path and name not in self._targets
 
     def back(self, graph: Forward, node: NodeProto, cotangents: Cotangents, depth: int = 0) -> None:
         """Hand a node's cotangents on to its inputs. Raises Refusal."""
@@ -115,7 +129,7 @@ class Sweep:
             name for part in scope.nodes if part.op_type in _QUANTISERS for name in part.output[:1]
         }
         for part in reversed(scope.nodes):
-            arrived = self.cotangents(part)
+            arrived = self.cotangents(scope, part)
             if any(g is not None for g in arrived) and not self._path.isdisjoint(read_by(part)):
                 try:
                     self.back(scope, part, arrived, depth + 1)
@@ -136,7 +150,7 @@ class Sweep:
             return
         if not entry.quantised and any(node.input[i] in self._carriers for i in wanted):
             raise Refusal("it computes with quantised integers")
-        site = Site(graph, self._builder, node, wanted, cotangents)
+        site = Site(graph, self._builder, node, wanted, cotangents, self._passed)
         answers = entry.rule(site, first)  # type: ignore[misc, arg-type]  # several read them all
         for place, (name, answer) in enumerate(zip(node.input, answers, strict=True)):
             if place in wanted and answer is not ZERO:

@@ -13,7 +13,7 @@ from gradcam_multi.errors import LayerNotOnPathError, UnsupportedError
 from gradcam_multi_onnx.autodiff import rules
 from gradcam_multi_onnx.autodiff.builder import IR_VERSION, OPSET, Builder
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal, Registry
-from gradcam_multi_onnx.autodiff.sweep import Sweep, carriers, total_of
+from gradcam_multi_onnx.autodiff.sweep import Sweep, carriers
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Graph, reads
 from gradcam_multi_onnx.session import as_float
@@ -54,14 +54,14 @@ def differentiate(
     builder.extents_from(seed)
     carrying = carriers(graph, registry, targets)
     path = _carried(graph, targets, carrying) & graph.ancestors([output])
-    sweep = Sweep(builder, registry, path, carrying)
+    sweep = Sweep(builder, registry, path, carrying, frozenset(targets))
     sweep.arrived[output] = [seed]
     gradients: dict[str, Value] = {}
     for name in targets:
         if name not in graph.producer and name == output:
             gradients[name] = seed
     for node in reversed(graph.nodes):
-        cotangents = sweep.cotangents(node)
+        cotangents = sweep.cotangents(graph, node)
         gradients |= {
             name: g for name, g in zip(node.output, cotangents, strict=True)
             if g is not None and name in targets
@@ -73,9 +73,8 @@ def differentiate(
                 raise FreeExtent(str(graph.refuse(node, str(error)))) from error
             except Refusal as error:
                 raise _refused(graph, node, error, output) from error
-    arrived = sweep.arrived
-    for name in set(targets) & set(arrived):  # targets that are inputs of the model
-        total = total_of(arrived[name])
+    for name in set(targets) & set(sweep.arrived):  # targets that are inputs of the model
+        total = sweep.cotangent(graph, name)
         if total is not None:
             gradients[name] = total
     if not gradients:

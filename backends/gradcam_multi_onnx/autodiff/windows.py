@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradcam_multi_onnx.autodiff.builder import Builder
 from gradcam_multi_onnx.autodiff.registry import FreeExtent
 from gradcam_multi_onnx.autodiff.site import Site
@@ -75,6 +77,9 @@ def scatter_windows(
     flippable = all(a.stride == 1 and a.before < a.reach and a.after < a.reach for a in axes)
     if flippable:
         return _by_flipped_convolution(b, g, weight, axes, group, like)
+    apart = _one_stride_apart(b, g, weight, axes, group, like)
+    if apart is not None:
+        return apart
     return _by_transposed_convolution(b, g, weight, axes, group, like)
 
 
@@ -100,6 +105,36 @@ def _by_flipped_convolution(
         "Conv", g, swapped, shape=like.shape, group=group, pads=pads,
         dilations=[a.dilation for a in axes], strides=[1] * len(axes),
     )  # fmt: skip
+
+
+def _one_stride_apart(
+    b: Builder, g: Value, weight: Value, axes: Sequence[Axis], group: int, like: Value
+) -> Value | None:
+    """Return the same by a convolution of stride 1 where that is faster and extents are known.
+
+    Depthwise ones are 2 to 5 times faster with zeros put between g's cells first. Dense ones would
+    multiply the zeros.
+    """
+    depthwise = group > 1 and weight.shape[:2] == (group, 1)
+    spatial = list(zip(axes, like.shape[2:], g.shape[2:], strict=True))
+    if not depthwise or not all(isinstance(n, int) and isinstance(m, int) for _, n, m in spatial):
+        return None
+    # As if the convolution had had stride 1 and some more padding behind.
+    dense = [
+        Axis(a.kernel, 1, a.dilation, a.before, int(m) * a.stride + a.reach - 1 - a.before - int(n))
+        for a, n, m in spatial
+    ]
+    if any(a.before >= a.reach or not 0 <= a.after < a.reach for a in dense):
+        return None
+    strides = [axis.stride for axis in axes]
+    first = np.zeros([1, *strides])
+    first[(0, *(0 for _ in strides))] = 1
+    spread = b.op(
+        "ConvTranspose", g, b.constant(np.broadcast_to(first, (group, *first.shape)), g.dtype),
+        shape=(*g.shape[:2], *(int(m) * a.stride for a, _, m in spatial)),
+        group=group, strides=strides,
+    )  # fmt: skip
+    return _by_flipped_convolution(b, spread, weight, dense, group, like)
 
 
 def _by_transposed_convolution(
