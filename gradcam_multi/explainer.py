@@ -158,7 +158,7 @@ class Explainer:
         size: tuple[int, ...],
         finite: NDArray[np.bool_],
     ) -> Explanation:
-        output = chosen_output(self.output, list(trace.logits))
+        output = chosen_output(self.output, {name: z.shape for name, z in trace.logits.items()})
         activation = next((s.activation for s in self.model.outputs if s.name == output), None)
         raw = trace.logits[output]
         logits = class_scores(raw, output)
@@ -194,7 +194,7 @@ class Explainer:
         key = sizes_key(inputs)
         if key not in self._resolved:
             listed = self.model.layers(inputs)
-            names = [entry.output for entry in listed if entry.output]
+            names = {entry.output: entry.shape for entry in listed if entry.output}
             # With a layer that is named, the run will tell whether the output exists.
             told = self.layer is None or (names and self.output in (None, *names))
             output = chosen_output(self.output, names) if told else self.output
@@ -292,16 +292,19 @@ def _part(inputs: Inputs, items: slice) -> Inputs:
     return inputs[items]
 
 
-def chosen_output(asked: str | None, names: Sequence[str]) -> str:
+def chosen_output(asked: str | None, names: Sequence[str] | Mapping[str, Any]) -> str:
     """Return the output asked for; else `logits` where one is called so, else the first.
 
-    Raises TargetError where the model returns no such output.
+    Raises TargetError where the model returns no such output; it says the shapes where `names`
+    maps to them.
     """
     if asked is None:
-        return "logits" if "logits" in names else names[0]
+        return "logits" if "logits" in names else next(iter(names))
     if asked not in names:
+        shapes = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
+        found = [f"{name} {shapes[name] or ''}".strip().replace("None", "N") for name in names]
         raise TargetError(
-            f"output {asked!r} was asked for; the model returns {', '.join(names)}"
+            f"output {asked!r} was asked for; the model returns {', '.join(found)}"
             f"{suggest(asked, names)}"
         )
     return asked

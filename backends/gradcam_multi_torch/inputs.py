@@ -46,7 +46,7 @@ def prepare(module: nn.Module, inputs: Inputs) -> Arguments:
             f"the inputs, a {type(inputs).__name__}, hold no array; give NumPy arrays or tensors"
         )
     if isinstance(converted, dict) and _takes(module, converted):
-        return (), converted
+        return _arranged(module, converted)
     return (converted if isinstance(inputs, tuple) else (converted,)), {}
 
 
@@ -118,6 +118,17 @@ def _takes(module: nn.Module, named: dict[Any, Any]) -> bool:
     known = parameters(module)
     free = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
     return all(isinstance(name, str) and (free or name in known) for name in named)
+
+
+def _arranged(module: nn.Module, named: dict[str, Any]) -> Arguments:
+    """Sort named arguments into positional and keyword ones, where the module insists on it."""
+    spec = getattr(module, "_in_spec", None)
+    if not isinstance(module, torch.fx.GraphModule) or spec is None:
+        return (), named
+    # An exported program takes what it was exported with by position by position only.
+    keywords = spec.children_specs[1].context
+    first = [name for name in parameters(module) if name in named and name not in keywords]
+    return tuple(named[name] for name in first), {n: named[n] for n in keywords if n in named}
 
 
 def _free(tensor: torch.Tensor) -> tuple[int | None, ...]:

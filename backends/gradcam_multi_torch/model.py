@@ -10,29 +10,45 @@ from torch import nn
 
 from gradcam_multi.errors import UnsupportedError
 from gradcam_multi.spec import Inputs, Layer, TensorSpec, Trace
+from gradcam_multi_torch import exported
 from gradcam_multi_torch.guard import evaluation
 from gradcam_multi_torch.inputs import Arguments, batch_size, first_items, prepare, spread
 from gradcam_multi_torch.record import call, record
 from gradcam_multi_torch.recording import Recording
+from gradcam_multi_torch.scripted import mirror
 from gradcam_multi_torch.trace import TorchTrace
 from gradcam_multi_torch.watch import Watch, watching
-from gradcam_multi_torch.wording import reword
+from gradcam_multi_torch.wording import WORDED, reword
 
 
 def open_module(model: Any) -> "TorchModel":
-    """Open a module, unwrapped; raises UnsupportedError for scripted and exported programs."""
+    """Open a module or a program; raises what `opened` raises."""
+    program = isinstance(model, torch.export.ExportedProgram)
+    return TorchModel(opened(model), exported.inputs(model) if program else ())
+
+
+def opened(model: Any) -> nn.Module:
+    """Return the module that is run: the user's own, unwrapped, or that of a program.
+
+    Raises UnsupportedError for what cannot be run: a program that trains as it runs, a part of
+    TorchScript that has no counterpart, weights without values.
+    """
     if isinstance(model, torch.export.ExportedProgram):
-        raise UnsupportedError(
-            "cannot open an ExportedProgram: its gradients are not kept apart by layer; hand over "
-            "the torch.nn.Module it was exported from, or export.module() for its graph as a module"
-        )
+        return exported.as_module(model)
     module = unwrap(model)
-    if isinstance(module, torch.jit.ScriptModule):
+    _check_weights(module)
+    return mirror(module) if isinstance(module, torch.jit.ScriptModule) else module
+
+
+def _check_weights(module: nn.Module) -> None:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    empty = [name for name, tensor in named if tensor.is_meta]
+    if empty:
         raise UnsupportedError(
-            f"cannot open a {type(module).__name__}: TorchScript runs without the hooks that catch "
-            "a layer; hand over the torch.nn.Module it was made from, or its ONNX export"
+            f"{len(empty)} of the {len(named)} weights of the {type(module).__name__} are on the "
+            f"meta device and have no values, {empty[0]!r} first: load them before, with "
+            "load_state_dict(state, assign=True)"
         )
-    return TorchModel(module)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -57,16 +73,18 @@ class TorchModel:
     backend = "torch"
     framework = f"PyTorch {torch.__version__}"
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, inputs: tuple[TensorSpec, ...] = ()) -> None:
         self.module = module
+        self._declared = inputs
+        self._origins = exported.origins(module)
         self._recording: Recording | None = None
         self._grad_outside = False
         self._lock = RLock()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What it took in the recorded run."""
-        return self._recording.inputs if self._recording else ()
+        """What an exported program declares; else what the module took in the recorded run."""
+        return self._declared or (self._recording.inputs if self._recording else ())
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -126,7 +144,7 @@ class TorchModel:
         with self._lock, torch.inference_mode(False), torch.no_grad(), evaluation(self.module):
             try:
                 # Two items rather than one: a batch of one is squeezed away by some models.
-                recording = record(self.module, first_items(arguments, 2))
+                recording = record(self.module, first_items(arguments, 2), self._origins)
             except Exception as error:
                 recording = self._record_all(arguments, error)
             self._recording = recording
@@ -137,9 +155,10 @@ class TorchModel:
             if batch_size(arguments) <= 2:
                 raise error
             # Its batch size may be fixed.
-            return record(self.module, first_items(arguments, batch_size(arguments)))
-        except (RuntimeError, TypeError, ValueError) as again:
-            if named := reword(again, self.module, arguments, ()):
+            whole = first_items(arguments, batch_size(arguments))
+            return record(self.module, whole, self._origins)
+        except WORDED as again:
+            if named := reword(again, self.module, arguments, self._declared, bool(self._declared)):
                 raise named from again
             raise
 
@@ -158,7 +177,9 @@ class TorchModel:
         ):
             try:
                 return call(self.module, args, kwargs)
-            except (RuntimeError, TypeError, ValueError) as error:
-                if named := reword(error, self.module, arguments, recording.inputs):
+            except WORDED as error:
+                if named := reword(
+                    error, self.module, arguments, self.inputs, bool(self._declared)
+                ):
                     raise named from error
                 raise

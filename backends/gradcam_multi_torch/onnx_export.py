@@ -3,8 +3,9 @@
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +16,7 @@ from gradcam_multi.errors import MissingExtraError, UnsupportedError
 from gradcam_multi.spec import Inputs
 from gradcam_multi_torch.guard import evaluation
 from gradcam_multi_torch.inputs import Arguments, first_items, parameters, prepare
-from gradcam_multi_torch.model import unwrap
+from gradcam_multi_torch.model import opened
 
 OPSET = 18
 _Exporter = Callable[[nn.Module, Arguments, bool], bytes]
@@ -31,12 +32,15 @@ def to_onnx(model: Any, inputs: Inputs) -> bytes:
         raise MissingExtraError(
             'exporting needs onnx and onnxruntime; pip install "gradcam-multi[onnx,torch]"'
         )
-    module = unwrap(model)
+    module = opened(model)
     exporters: list[_Exporter] = [_legacy]
     if find_spec("onnxscript") is not None:
         exporters.insert(0, _newer)
     # Two items: of a batch of one, an exporter takes the extent for a constant.
     arguments = first_items(prepare(module, inputs), 2)
+    if isinstance(model, torch.jit.ScriptModule):  # which the older exporter reads itself
+        exporters = [partial(_legacy, names=tuple(parameters(module)))]
+        module = model
     reasons = []
     for free in (True, False):
         for exporter in exporters:
@@ -85,9 +89,11 @@ def _axes(value: Any, batch: Any) -> dict[int, Any] | None:
     return {0: batch} if isinstance(value, torch.Tensor) and value.ndim else None
 
 
-def _legacy(module: nn.Module, arguments: Arguments, free: bool) -> bytes:
+def _legacy(
+    module: nn.Module, arguments: Arguments, free: bool, names: Sequence[str] = ()
+) -> bytes:
     args, kwargs = arguments
-    named = [*list(parameters(module))[: len(args)], *kwargs]
+    named = [*list(names or parameters(module))[: len(args)], *kwargs]
     values = [*args, *kwargs.values()]
     axes = {
         name: {0: "batch"}

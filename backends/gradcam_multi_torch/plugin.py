@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradcam_multi.errors import MissingExtraError, ModelFileError
+from gradcam_multi.errors import MissingExtraError
 from gradcam_multi.hooks import hookimpl
 
 if TYPE_CHECKING:
@@ -21,24 +21,18 @@ FOREIGN = ("keras", "tf_keras")
 
 
 @hookimpl
-def gradcam_multi_open(model: Any) -> "Model | None":
-    """Open a torch.nn.Module; None for anything else that is not PyTorch's.
+def gradcam_multi_open(model: Any, trust: bool = False) -> "Model | None":
+    """Open a torch.nn.Module, a program of torch.export or TorchScript, or a file of one.
 
-    Raises MissingExtraError where torch is absent, ModelFileError for a file of weights and
-    UnsupportedError for a scripted or exported program.
+    None for anything else that is not PyTorch's. Raises MissingExtraError where torch is absent,
+    ModelFileError for a file of weights, and for code in a file without `trust`.
     """
-    if isinstance(model, (str, Path)):
-        path = Path(model)
-        if path.suffix.lower() not in SUFFIXES:
-            return None
-        _require_torch(repr(path.name))
-        raise ModelFileError(_file_message(path))
-    if not _claimed(type(model)):
+    found = _model(model, trust)
+    if found is None:
         return None
-    _require_torch(f"a {type(model).__name__}")
     from gradcam_multi_torch.model import open_module
 
-    return open_module(model)
+    return open_module(found)
 
 
 @hookimpl
@@ -51,14 +45,42 @@ def gradcam_multi_build(network: "DemoNetwork") -> Any:
 
 
 @hookimpl
-def gradcam_multi_to_onnx(model: Any, inputs: Any) -> "bytes | None":
-    """Export a torch.nn.Module by PyTorch; None for anything else."""
+def gradcam_multi_load_weights(model: Any, path: str, trust: bool) -> bool | None:
+    """Load a file of weights into a torch.nn.Module; None for anything else."""
     if not _claimed(type(model)):
         return None
     _require_torch(f"a {type(model).__name__}")
+    from gradcam_multi_torch.weights import load_weights
+
+    load_weights(model, path, trust)
+    return True
+
+
+@hookimpl
+def gradcam_multi_to_onnx(model: Any, inputs: Any, trust: bool = False) -> "bytes | None":
+    """Export what `gradcam_multi_open` claims by PyTorch; None for anything else."""
+    found = _model(model, trust)
+    if found is None:
+        return None
     from gradcam_multi_torch.onnx_export import to_onnx
 
-    return to_onnx(model, inputs)
+    return to_onnx(found, inputs)
+
+
+def _model(model: Any, trust: bool) -> Any:
+    """Return what is PyTorch's, read from its file where it is one; None for anything else."""
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        if path.suffix.lower() not in SUFFIXES:
+            return None
+        _require_torch(repr(path.name))
+        from gradcam_multi_torch.files import read_model
+
+        return read_model(path, trust)
+    if not _claimed(type(model)):
+        return None
+    _require_torch(f"a {type(model).__name__}")
+    return model
 
 
 def _claimed(cls: type) -> bool:
@@ -75,17 +97,3 @@ def _require_torch(asked: str) -> None:
             f"cannot open {asked}: PyTorch is not installed; "
             'run: python -m pip install "gradcam-multi[torch]"'
         )
-
-
-def _file_message(path: Path) -> str:
-    if not path.exists():
-        return f"cannot open {str(path)!r}: there is no such file; check the path"
-    if path.suffix.lower() == ".pt2":
-        return (
-            f"cannot open {str(path)!r}: it holds an exported program, which cannot be traced; "
-            "hand over the torch.nn.Module it was exported from, or its ONNX export"
-        )
-    return (
-        f"cannot open {str(path)!r}: a file of weights is no model; build the torch.nn.Module, "
-        "load the weights into it with load_state_dict, and hand over the module"
-    )

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from gradcam_multi.errors import UnsupportedError
 from gradcam_multi.spec import Layer, TensorSpec
 from gradcam_multi_torch import layout, trees
+from gradcam_multi_torch.exported import Origins
 from gradcam_multi_torch.guard import HOOKS
 from gradcam_multi_torch.inputs import Arguments, batch_size, describe
 from gradcam_multi_torch.layout import Channels
@@ -27,10 +28,11 @@ from gradcam_multi_torch.recording import (
 from gradcam_multi_torch.roles import ACTIVATIONS, CUTS, function_name, role
 
 
-def record(module: nn.Module, arguments: Arguments) -> Recording:
+def record(module: nn.Module, arguments: Arguments, origins: Origins | None = None) -> Recording:
     """Run a module once and describe what happened, without recording a graph.
 
-    The caller sets evaluation mode and the gradient mode. Raises what the module raises.
+    `origins` name the layers of an exported program. The caller sets evaluation mode and the
+    gradient mode. Raises what the module raises.
     """
     recorder = _Recorder(module, arguments)
     args, kwargs = arguments
@@ -49,6 +51,9 @@ def record(module: nn.Module, arguments: Arguments) -> Recording:
         with HOOKS:
             for handle in handles:
                 handle.remove()
+    if origins is not None:
+        origins.name(recorder.steps)
+        recorder.calls.update(origins.calls)
     return recorder.finish(output)
 
 
@@ -203,6 +208,8 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         for index, tensor in enumerate(items):
             if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
                 continue
+            if not tensor.numel():
+                continue  # what a function returns beside its result for training only
             where = replace(place, index=index)
             in_place = id(tensor) in changed_ids
             if not in_place and id(tensor) in self.values:
@@ -281,6 +288,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
                     channel_axis=step.channel_axis,
                     inputs=tuple(chosen[edge] for edge in step.inputs),
                     output=makers.get(number),
+                    source=step.owner or None,
                     batch_axis=step.batch_axis,
                 ),
                 step.caught or step.place,

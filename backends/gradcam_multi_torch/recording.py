@@ -36,6 +36,7 @@ class Step:
     channel_axis: int | None
     inputs: tuple[int, ...]
     in_place: bool
+    owner: str | None = None  # the module it is named for, where that is not the one that calls it
     caught: Place | None = None  # the innermost module that returns the tensor and nothing else
     calls: list[Place] = field(default_factory=list)  # all that return it, the innermost first
     others: list[str] = field(default_factory=list)
@@ -140,7 +141,8 @@ def name_steps(steps: Sequence[Step], calls: Counter[str]) -> tuple[list[str], d
 
 def _function_base(step: Step, modules: Counter[str]) -> str:
     function = step.place.function or step.kind
-    base = f"{step.place.module}.{function}" if step.place.module else function
+    module = step.place.module if step.owner is None else step.owner
+    base = f"{module}.{function}" if module else function
     while base in modules:  # a module of that name: names must stay apart
         base += "_"
     return base

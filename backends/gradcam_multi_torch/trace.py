@@ -43,6 +43,9 @@ class Capture:
         self.tensor: Tensor | None = None
         self.source: Tensor | GradientEdge | None = None
         self._begun = begun
+        self._view: Tensor | None = None
+        self._handed: Tensor | None = None
+        self._versions = (0, 0)
 
     def watch(self) -> Watch:
         """Watch the layer's place."""
@@ -54,6 +57,11 @@ class Capture:
                 f"layer {self.operation.layer.name!r} runs inside torch.inference_mode(), where no "
                 "gradient can be had; choose a layer after it, or use torch.no_grad() in the model"
             )
+        if made._is_view():
+            # The model may write into what it is a view of, and that must not reach what is kept;
+            # or into the view itself, and that will not reach what it is a view of: see `check`.
+            self._view = made
+            made = made.clone()
         made = made.clone() if made.is_inference() else made
         inner = made.requires_grad and bool(self._begun)
         self._begun.append(True)
@@ -67,11 +75,29 @@ class Capture:
             self.tensor = self.source = made.detach().clone().requires_grad_()
             return made.detach_().copy_(self.source)
         self.tensor = self.source = made if inner else made.detach().requires_grad_()
-        return self.tensor.clone()
+        handed = self.tensor.clone()
+        if self._view is not None:
+            self._handed, self._versions = handed, (self._view._version, handed._version)
+        return handed
+
+    def check(self) -> None:
+        """Raise UnsupportedError where the model has written into a view that was kept.
+
+        It went on with a copy, so that what was written is missing where the view came from,
+        unless the model has put it there itself (`x[:, 0] += 1` does).
+        """
+        if self._view is not None and self._handed is not None:
+            outer, inner = self._versions
+            if self._view._version == outer and self._handed._version != inner:
+                raise UnsupportedError(
+                    f"layer {self.operation.layer.name!r} is a view into another tensor, and the "
+                    "model writes into it in place: choose the layer before or after it"
+                )
+        self._view = self._handed = None
 
     def release(self) -> None:
         """Let go of the tensor and of its place in the graph."""
-        self.tensor = self.source = None
+        self.tensor = self.source = self._view = self._handed = None
 
 
 class Logits:
@@ -114,6 +140,7 @@ class TorchTrace:
                     f"layer {name!r} did not run for these inputs, though it did for earlier ones; "
                     "choose a layer that every input passes"
                 )
+            capture.check()
         self._captures = [captures[operation.layer.name] for operation in operations]
         self._returned: dict[str, Tensor] | None = returned
         self._logits: dict[str, Tensor] | None = logits

@@ -9,6 +9,9 @@ from gradcam_multi.spec import TensorSpec
 from gradcam_multi_torch import trees
 from gradcam_multi_torch.inputs import Arguments, parameters
 
+WORDED = (RuntimeError, TypeError, ValueError, AssertionError)
+"""What a forward run raises for inputs that do not fit."""
+
 # How PyTorch words a tensor that does not fit a module. Its own words hold what was given and
 # what was expected; anything else that a model raises is the model's own business.
 MISFIT = re.compile(
@@ -18,11 +21,16 @@ MISFIT = re.compile(
     r"|should be the same|must have the same dtype|normalized_shape|Sizes of tensors must match"
     r"|must be equal|Given (groups|normalized)|shapes cannot|not implemented for '"
     r"|running_mean should contain|Padding size should be less"
+    # An exported program, of extents and arguments other than those that it was exported with.
+    r"|^Guard failed|Expected a value of type|[Kk]eyword mismatch|Trying to flatten user inputs"
 )
+# What follows repeats signatures, and whole tensors.
+TAIL = re.compile(r", but expected one of| Position: \d")
 IN_PLACE = re.compile(r"modified (by an )?in-?place|in-?place operation|being modified inplace")
 CHECKPOINT = re.compile(r"checkpoint is incompatible|use_reentrant=True")
 SIGNATURE = re.compile(
-    r"forward\(\) (missing|takes|got)|combination of arguments - got \((dict|list)"
+    r"forward\(\) (missing|takes|got)|missing a required argument|too many positional arguments"
+    r"|got an unexpected keyword argument|combination of arguments - got \((dict|list)"
 )
 
 
@@ -31,8 +39,12 @@ def reword(
     module: nn.Module,
     arguments: Arguments,
     expected: tuple[TensorSpec, ...],
+    declared: bool = False,
 ) -> GradcamError | None:
-    """Word an error of a forward run, or return None where it is the model's own business."""
+    """Word an error of a forward run, or return None where it is the model's own business.
+
+    `expected` is what the model takes: `declared` by itself, else as earlier runs showed.
+    """
     words = " ".join(str(error).split())
     if isinstance(error, GradcamError):
         return None
@@ -41,10 +53,11 @@ def reword(
     if MISFIT.search(words) or (isinstance(error, TypeError) and SIGNATURE.search(words)):
         given = ", ".join(f"{tuple(t.shape)} {t.dtype}" for _, t in trees.tensors(arguments))
         known = ", ".join(f"{s.name} {s.shape} {s.dtype}" for s in expected)
-        takes = f"earlier runs took {known}" if known else f"it takes {_names(module)}"
+        known = f"it takes {known}" if declared else f"earlier runs took {known}" if known else ""
+        takes = known or f"it takes {_names(module)}"
         return InputError(
             f"the model does not take inputs of {given.replace('torch.', '')}: "
-            f"{words.partition(', but expected one of')[0]}; {takes}, batch axis first"
+            f"{TAIL.split(words)[0]}; {takes}, batch axis first"
         )
     return None
 

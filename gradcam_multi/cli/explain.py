@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from gradcam_multi.cam import method_named
 from gradcam_multi.cli.main import class_or_name, grid_option, make_folder
+from gradcam_multi.cli.models import model_options, open_model
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
@@ -77,9 +79,7 @@ class Picture:
     type=click.Path(path_type=Path),
     help="Folder for the pictures.",
 )
-@click.option(
-    "--backend", metavar="NAME", help="Adapter to open the model with.  [default: who claims it]"
-)
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of a table.")
 def command(
     model: str,
@@ -94,9 +94,13 @@ def command(
     preprocess: str,
     output: Path,
     backend: str | None,
+    weights: str | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Show where MODEL looks in each IMAGE (files, folders or patterns).
+
+    MODEL is a file, or package.module:function that builds a model, with --weights.
 
     Writes a panel for each picture and prints the classes with their probabilities. Exit code 1
     where some pictures could not be read, 2 where nothing could be done.
@@ -106,8 +110,16 @@ def command(
     paths = find_images(images)
     prepare = Preprocess.named(preprocess)
     names = read_labels(labels) if labels else None
+    method_named(method)  # what is asked wrongly is said before a model is built
     explainer = Explainer(
-        model, layer=layer, method=method, backend=backend, labels=names, guided=guided, grid=grid
+        open_model(model, weights, trust),
+        layer=layer,
+        method=method,
+        backend=backend,
+        labels=names,
+        guided=guided,
+        trust=trust,
+        grid=grid,
     )
     targets = [target] if top is None else [TopClass(rank) for rank in range(top)]
     make_folder(output)
@@ -123,8 +135,9 @@ def command(
             failed.append(message)
             bar.update()
 
-        pictures = _read(paths, prepare, _input(explainer), skip)
-        for batch in _batches(pictures, BATCH):
+        spec = _input(explainer)
+        pictures = _read(paths, prepare, spec, skip)
+        for batch in _batches(pictures, 1 if spec.shape[0] == 1 else BATCH):
             arrays = np.stack([picture.array for picture in batch])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CamWarning)  # said beside each picture instead
@@ -152,7 +165,9 @@ def command(
 
 
 def _input(explainer: Explainer) -> TensorSpec:
-    """The one input that takes pictures."""
+    """The one input that takes pictures; of any size where only a run can tell."""
+    if not explainer.model.inputs:
+        return TensorSpec("input", (None, None, None, None), "float32")
     inputs = [spec for spec in explainer.model.inputs if len(spec.shape) == 4]
     if len(inputs) != 1 or len(explainer.model.inputs) != 1:
         shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in explainer.model.inputs)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from gradcam_multi.cli.main import grid_option
+from gradcam_multi.cli.models import Shape, made_up, model_options, open_model, size_option
 from gradcam_multi.export import export
 
 
@@ -42,9 +43,8 @@ from gradcam_multi.export import export
     show_default=True,
     help="Whether class_index may be left out; ONNX Runtime Web needs it required.",
 )
-@click.option(
-    "--backend", metavar="NAME", help="Adapter to open the model with.  [default: who claims it]"
-)
+@size_option
+@model_options
 def command(
     model: str,
     output: Path,
@@ -55,23 +55,30 @@ def command(
     preprocess: str | None,
     opset: int | None,
     class_input: Any,
+    input_size: Shape | None,
     backend: str | None,
+    weights: str | None,
+    trust: bool,
 ) -> None:
     """Write MODEL with its explanation as one ONNX file of standard operators.
+
+    MODEL is a file, or package.module:function that builds a model, with --weights.
 
     The file is checked against the model's own maps before it is written; where they differ, there
     is no file, the reason, and exit code 2.
     """
     written = export(
-        model,
+        open_model(model, weights, trust),
         output,
         kind=kind,
         layer=layer,
         method=method,
+        inputs=made_up(input_size, count=2) if input_size else None,
         preprocess=preprocess,
         opset=opset,
         class_input=class_input,
         backend=backend,
+        trust=trust,
         grid=grid,
     )
     click.echo(

@@ -5,18 +5,35 @@ from dataclasses import asdict
 
 import click
 
-from gradcam_multi.explainer import layers
-from gradcam_multi.layers import Layers
+from gradcam_multi.cli.models import Shape, model_options, open_model, sample, size_option
+from gradcam_multi.errors import InputError
+from gradcam_multi.layers import Layers, mark_default
+from gradcam_multi.plugins import installed
+from gradcam_multi.spec import Layer, Model
 
 
 @click.command("layers")
 @click.argument("model")
 @click.option("--all", "everything", is_flag=True, help="List layers without a grid, too.")
-@click.option("--backend", help="The adapter to open the model with.  [default: who claims it]")
+@size_option
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
-def command(model: str, everything: bool, backend: str | None, as_json: bool) -> None:
-    """List the layers of MODEL in execution order; * marks the one explained by default."""
-    listed = layers(model, backend=backend)
+def command(
+    model: str,
+    everything: bool,
+    input_size: Shape | None,
+    backend: str | None,
+    weights: str | None,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    """List the layers of MODEL in execution order; * marks the one explained by default.
+
+    MODEL is a file, or package.module:function that builds a model. A framework that can tell only
+    by running (PyTorch) is run on a made-up input.
+    """
+    opened = installed().open(open_model(model, weights, trust), backend, trust)
+    listed = mark_default(_listed(opened, input_size))
     shown: Layers = listed if everything else listed.spatial
     if as_json:
         click.echo(json.dumps([asdict(layer) | {"grid": layer.grid} for layer in shown], indent=2))
@@ -27,3 +44,16 @@ def command(model: str, everything: bool, backend: str | None, as_json: bool) ->
         click.echo(f"({hidden} without a grid not shown; --all lists them)", err=True)
     if listed.default is None:
         click.echo("no layer qualifies as the default: name one with --layer", err=True)
+
+
+def _listed(model: Model, size: Shape | None) -> tuple[Layer, ...]:
+    """The layers, from a run on a made-up input where the framework cannot tell without one."""
+    if size is None:
+        try:
+            return model.layers(None)
+        except InputError:
+            pass
+    inputs = sample(model, size)
+    if size is None:
+        click.echo(f"run on a made-up input {inputs.shape}; --input-size gives another", err=True)
+    return model.layers(inputs)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from architectures_torch import ResNet, seeded, squeezenet
+from architectures_torch import ARCHITECTURES, ResNet, seeded, squeezenet
 from exports_onnx import session_of
 
 import gradcam_multi as gm
@@ -124,3 +124,19 @@ def test_the_real_network(tmp_path):
     model = MODELS / "squeezenet1_1.keras"
     path = gm.export(model, tmp_path / "k.onnx", preprocess="caffe")
     compare(model, path, np.moveaxis(inputs, 1, -1))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("form", ["export", "trace", "script"])
+def test_a_torch_program(tmp_path, form):
+    """An exported or scripted program becomes the file that its module becomes."""
+    model = ARCHITECTURES["vgg"][0]()
+    inputs = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+    two = torch.from_numpy(inputs[:2])
+    if form == "export":
+        free = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(model, (two,), dynamic_shapes=free)
+    else:
+        program = torch.jit.trace(model, two) if form == "trace" else torch.jit.script(model)
+    path = gm.export(program, tmp_path / "out.onnx", inputs=inputs[:2])
+    compare(model, path, inputs)

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import keras
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -30,10 +32,29 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(installed().build(network, "onnx"))
     model = installed().build(network, "tensorflow")
     model.save(tmp_path / "model.keras")
+    _write_torch(tmp_path, installed().build(network, "torch"))
     (tmp_path / "classes.txt").write_text("\n".join(network.classes))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     keras.backend.clear_session()
     return tmp_path
+
+
+def _write_torch(folder, module):
+    """A package with a function that builds the demo's network, its weights, and a program."""
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "models.py").write_text(
+        "from gradcam_multi.demo import load_network\n"
+        "from gradcam_multi.plugins import installed\n"
+        "def build():\n"
+        "    return installed().build(load_network('shortcut'), 'torch')\n"
+    )
+    torch.save(module.state_dict(), folder / "weights.pth")
+    inputs = (torch.zeros(2, 3, 224, 224),)
+    free = ({0: torch.export.Dim("batch")},)
+    torch.export.save(
+        torch.export.export(module, inputs, dynamic_shapes=free), folder / "program.pt2"
+    )
 
 
 def test_python_blocks_run(folder):
@@ -49,7 +70,7 @@ def test_python_blocks_run(folder):
 def test_commands_run(folder):
     commands = [line for block in blocks("console") for line in block.splitlines()]
     explained = [line for line in commands if line.startswith("gradcam ")]
-    assert len(explained) == 6
+    assert len(explained) == 9
     for line in explained:
         line = line.replace("block4_conv3", "conv4").replace("tabby", "0")
         words = [

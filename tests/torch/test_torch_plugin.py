@@ -92,15 +92,11 @@ def test_a_module_compiled_in_place():
 TRACING = pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
 
 
-@TRACING
-def test_scripted_and_exported_programs_are_refused_by_name():
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
-    example = torch.zeros(1, 3, 8, 8)
-    traced = torch.jit.trace(module, example)
-    with pytest.raises(UnsupportedError, match="TorchScript runs without the hooks"):
-        gradcam_multi_open(model=traced)
-    with pytest.raises(UnsupportedError, match="cannot open an ExportedProgram"):
-        gradcam_multi_open(model=torch.export.export(module, (example,)))
+def test_weights_without_values_are_refused():
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(UnsupportedError, match=r"7 of the 7 weights .* meta device .*'0\.weight'"):
+        gradcam_multi_open(model=module)
 
 
 class Scripted(nn.Module):
