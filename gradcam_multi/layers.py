@@ -130,10 +130,11 @@ def _stream(
 ) -> Iterator[Layer]:
     behind = _descendants(path, features[-1].name) if features else {x.name for x in path}
     products = [x for x in path if x.role == "attention" and x.name in behind]
-    products = [x for x in products if not _weighs(x, path)]
     passages = _passages(path, features[0]) if products and features else set()
     told: set[str] = set()
     for product in reversed(products):
+        if _weighs(product, path):
+            continue
         before = _reaching(path, {product.name})
         around = _reaching([x for x in path if x is not product], _ends(path, output))
         found = [

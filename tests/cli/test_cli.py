@@ -70,6 +70,12 @@ def test_an_unknown_method(photo):
     assert "did you mean 'gradcam++'" in message
 
 
+def test_a_grid_that_is_none(photo):
+    result = run("explain", "model.onnx", photo, "--grid", "14x")
+    assert result.exit_code == 2
+    assert "'14x' is no grid: give it as ROWSxCOLUMNS" in result.stderr
+
+
 def test_labels_that_are_none(photo, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("a,b\n1,2\n")

@@ -1,15 +1,20 @@
 """Token models exported to ONNX by both of PyTorch's exporters, and as heatmap files."""
 
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from architectures_tokens import TOKENS, TokenModel
 from architectures_torch import seeded
+from click.testing import CliRunner
 from default_layers import check
 from exports_torch import Network, exported
+from PIL import Image
 
 import gradcam_multi as gm
+from gradcam_multi.cli import main
 from gradcam_multi.plugins import installed
 
 
@@ -64,3 +69,18 @@ def test_gradient_file(tmp_path):
     expected, found = gm.explain(module, x, 3), gm.explain(str(path), x, 3)
     assert found.cam.shape == (2, 4, 4)
     np.testing.assert_allclose(found.cam, expected.cam, atol=1e-3 * expected.cam.max())
+
+
+def test_command_line(tmp_path):
+    module, x = built(TOKENS["deit"])
+    model, photo = tmp_path / "model.onnx", tmp_path / "photo.png"
+    model.write_bytes(installed().to_onnx(module, x))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(photo)
+    listed = CliRunner().invoke(main, ["layers", str(model)])
+    (default,) = [line for line in listed.stdout.splitlines() if line.startswith("*")]
+    assert "(N, 18, 32)" in default
+    assert "4x4+2" in default.split()
+    arguments = ["explain", str(model), str(photo), "--grid", "2x8", "--json"]
+    told = CliRunner().invoke(main, [*arguments, "--output", str(tmp_path / "out")])
+    (record,) = json.loads(told.stdout)
+    assert np.shape(record["explanations"][0]["cam"]) == (2, 8)
