@@ -33,8 +33,8 @@ def gradcam_multi_open(model: Any, trust: bool) -> Model | None:
 def gradcam_multi_build(network: "DemoNetwork") -> Any:
     """Build a network that is described layer by layer, in the adapter's framework.
 
-    Returns a model object that `gradcam_multi_open` claims. The demo and the conformance kit use
-    it to hand the same weights to every framework.
+    Returns a model object that `gradcam_multi_open` claims. The demo uses it to hand the same
+    weights to every framework; an adapter can do without.
     """
 
 

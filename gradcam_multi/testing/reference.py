@@ -1,14 +1,14 @@
-"""Slow, obvious NumPy forward and backward of a described network, in float64."""
+"""Every tensor and gradient of a described network, in float64, without a framework."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.demo.networks import DemoLayer, DemoNetwork
-
-Vector = NDArray[np.floating[Any]]
+from gradcam_multi.testing.network import Network, as_network
+from gradcam_multi.testing.operators import OPERATORS, Vector
 
 
 def probe_network(
@@ -62,80 +62,87 @@ def probe_inputs(count: int = 4, *, seed: int = 1) -> NDArray[np.float32]:
 
 
 class Reference:
-    """Every tensor of a described network, (N, C, *grid) float64, and gradients to any of them."""
+    """Every tensor of a described network by node, in float64, and gradients to any of them.
 
-    def __init__(self, network: DemoNetwork, inputs: NDArray[np.float32]) -> None:
-        self.layers: Sequence[DemoLayer] = network.layers
-        self.weights = {name: w.astype(np.float64) for name, w in network.weights.items()}
-        self.tensors = self._forward(network.layers, inputs.astype(np.float64))
+    `inputs` is one array `(N, C, *grid)`, or one a network's input by its name. Weights and inputs
+    are first rounded to the network's dtype, as the framework's are.
+    """
 
-    def _forward(self, layers: Sequence[DemoLayer], x: Vector) -> dict[str, Vector]:
-        tensors = {}
-        for layer in layers:
-            x = tensors[layer.name] = self._apply(layer, x)
-        return tensors
+    def __init__(
+        self, network: "DemoNetwork | Network", inputs: "NDArray[Any] | Mapping[str, NDArray[Any]]"
+    ) -> None:
+        self.network = as_network(network)
+        self.nodes = {node.name: node for node in self.network.nodes}
+        self.weights = {
+            node.name: {
+                key: self._rounded(array) for key, array in self.network.weights_of(node).items()
+            }
+            for node in self.network.nodes
+        }
+        if not isinstance(inputs, Mapping):
+            inputs = {next(iter(self.network.inputs)): inputs}
+        self.tensors = {name: self._rounded(array) for name, array in inputs.items()}
+        self._forward(self.tensors, set(self.tensors))
 
-    def _apply(self, layer: DemoLayer, x: Vector) -> Vector:
-        if layer.kind == "conv":
-            bias = self.weights[f"{layer.name}.bias"][:, None, None]
-            return _correlate(x, self.weights[f"{layer.name}.weight"]) + bias
-        if layer.kind == "relu":
-            return np.maximum(x, 0)
-        if layer.kind == "maxpool":
-            return np.asarray(_windows(x).max((3, 5)))
-        if layer.kind == "gap":
-            return np.asarray(x.mean((2, 3)))
-        if layer.kind == "dense":
-            return x @ self.weights[f"{layer.name}.weight"].T + self.weights[f"{layer.name}.bias"]
-        exponential = np.exp(x - x.max(1, keepdims=True))
-        softmax: Vector = exponential / exponential.sum(1, keepdims=True)
-        return softmax
+    def _rounded(self, array: NDArray[Any]) -> Vector:
+        return np.asarray(array).astype(self.network.dtype).astype(np.float64)
+
+    def _forward(self, tensors: dict[str, Vector], changed: set[str]) -> None:
+        """Compute, in place, what depends on the changed tensors."""
+        for node in self.network.nodes:
+            if node.name not in changed and not changed.isdisjoint(node.inputs):
+                values = [tensors[name] for name in node.inputs]
+                forward = OPERATORS[node.op].forward
+                tensors[node.name] = forward(node, self.weights[node.name], *values)
+                changed.add(node.name)
+
+    @property
+    def scores(self) -> dict[str, Vector]:
+        """The logits of each output by its name."""
+        return {output: self.tensors[name] for output, name in self.network.logits.items()}
+
+    @property
+    def outputs(self) -> dict[str, Vector]:
+        """What the model returns, by name."""
+        return {output: self.tensors[name] for output, name in self.network.outputs.items()}
 
     @property
     def logits(self) -> Vector:
-        """(N, classes), before the softmax where there is one."""
-        return self.tensors["logits"]
+        """(N, classes) of the first output, before the softmax where there is one."""
+        return next(iter(self.scores.values()))
 
-    def vjp(self, cotangent: Vector, name: str) -> Vector:
-        """Multiply an (N, classes) cotangent of the logits back to a layer's result."""
-        names = [layer.name for layer in self.layers]
-        start, stop = names.index("logits"), names.index(name)
-        for position in range(start, stop, -1):
-            layer, x = self.layers[position], self.tensors[names[position - 1]]
-            cotangent = self._pull(layer, x, cotangent)
-        return cotangent
-
-    def _pull(self, layer: DemoLayer, x: Vector, g: Vector) -> Vector:
-        if layer.kind == "conv":
-            weight = self.weights[f"{layer.name}.weight"]
-            return _correlate(g, weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
-        if layer.kind == "relu":
-            return g * (x > 0)
-        if layer.kind == "maxpool":
-            windows = _windows(x).transpose(0, 1, 2, 4, 3, 5)  # (N, C, H/2, W/2, 2, 2)
-            flat = windows.reshape(*windows.shape[:4], 4)
-            first = np.arange(4) == flat.argmax(-1)[..., None]  # of equal ones the first wins
-            pulled: Vector = (first * g[..., None]).reshape(windows.shape)
-            return pulled.transpose(0, 1, 2, 4, 3, 5).reshape(x.shape)
-        if layer.kind == "gap":
-            return np.broadcast_to(g[:, :, None, None] / (x.shape[2] * x.shape[3]), x.shape)
-        return g @ self.weights[f"{layer.name}.weight"]
+    def vjp(self, cotangent: "Vector | Mapping[str, Vector]", name: str) -> Vector:
+        """Multiply a cotangent of the logits, or one an output by its name, back to a tensor."""
+        if not isinstance(cotangent, Mapping):
+            cotangent = {next(iter(self.network.outputs)): cotangent}
+        pulled: dict[str, Vector] = {}
+        for output, g in cotangent.items():
+            _accumulate(pulled, self.network.logits[output], np.asarray(g, np.float64))
+        for node in reversed(self.network.nodes):
+            if node.name == name:
+                break
+            if node.name in pulled:
+                values = [self.tensors[source] for source in node.inputs]
+                pull = OPERATORS[node.op].pull
+                parts = pull(node, self.weights[node.name], values, pulled.pop(node.name))
+                for source, part in zip(node.inputs, parts, strict=True):
+                    _accumulate(pulled, source, part)
+        return pulled.get(name, np.zeros_like(self.tensors[name]))
 
     def replay(self, name: str, activation: Vector) -> Vector:
-        """Return the logits that another activation of a layer would give."""
-        names = [layer.name for layer in self.layers]
-        rest = self.layers[names.index(name) + 1 : names.index("logits") + 1]
-        return self._forward(rest, activation)["logits"]
+        """Return the first output's logits that another value of a tensor would give."""
+        return next(iter(self.replayed(name, activation).values()))
+
+    def replayed(self, name: str, activation: Vector) -> dict[str, Vector]:
+        """Return all outputs' logits that another value of a tensor would give."""
+        tensors = {**self.tensors, name: activation}
+        self._forward(tensors, {name})
+        return {output: tensors[node] for output, node in self.network.logits.items()}
+
+    def to_core(self, name: str, tensor: Vector) -> Vector:
+        """Lay out a node's tensor or gradient as a trace does, (N, C, *grid): tokens too."""
+        return np.moveaxis(tensor, -1, 1) if name in self.network.token_nodes else tensor
 
 
-def _windows(x: Vector) -> Vector:
-    n, c, h, w = x.shape
-    return x.reshape(n, c, h // 2, 2, w // 2, 2)
-
-
-def _correlate(x: Vector, weight: Vector) -> Vector:
-    """3x3 correlation, stride 1, zero padding 1."""
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
-    out: Vector = np.einsum("nihwab,oiab->nohw", windows, weight)
-    return out
+def _accumulate(pulled: dict[str, Vector], name: str, part: Vector) -> None:
+    pulled[name] = pulled[name] + part if name in pulled else part

@@ -1,4 +1,4 @@
-"""A fourth adapter, on NumPy alone: the core's tests run on it, and it shows that the contract
+"""A further adapter, on NumPy alone: the core's tests run on it, and it shows that the contract
 suffices."""
 
 from collections.abc import Iterator, Mapping
@@ -10,78 +10,116 @@ import numpy as np
 from gradcam_multi import Layer, TensorSpec, hookimpl
 from gradcam_multi.demo.networks import DemoNetwork
 from gradcam_multi.errors import InputError, LayerNotOnPathError, UnknownLayerError, suggest
-from gradcam_multi.testing import Reference
+from gradcam_multi.testing import Network, Reference
+from gradcam_multi.testing.network import as_network
 
-ROLES = {"conv": "conv", "dense": "linear", "maxpool": "pool", "gap": "pool"}
+ROLES = {
+    "attention": "attention", "conv": "conv", "dense": "linear", "gap": "pool", "maxpool": "pool",
+}  # fmt: skip
+
+
+class NumpyModule:
+    """A model object: the network, and a flag of the kind that frameworks have."""
+
+    def __init__(self, network: DemoNetwork | Network) -> None:
+        self.network = as_network(network)
+        self.training = True
+
+
+class NumpyTrace:
+    def __init__(self, network: Network, inputs: dict[str, Any], layers: Any) -> None:
+        self.network, self.names = network, list(layers)
+        self.reference = Reference(network, inputs)
+        self.logits = {n: v.astype(np.float32) for n, v in self.reference.scores.items()}
+        self.outputs = {n: v.astype(np.float32) for n, v in self.reference.outputs.items()}
+
+    @property
+    def activations(self) -> Any:
+        return tuple(self._core(name, self.reference.tensors[name]) for name in self.names)
+
+    def vjp(self, cotangents: Mapping[str, Any]) -> Any:
+        for name in self.names:
+            if name not in self._before(cotangents):
+                raise LayerNotOnPathError(f"{', '.join(cotangents)} depends not on layer {name!r}")
+        return tuple(self._core(n, self.reference.vjp(cotangents, n)) for n in self.names)
+
+    def replay(self, layer: str, activation: Any) -> Any:
+        activation = activation.astype(np.float64)
+        tokens = layer in self.network.token_nodes
+        return self.reference.replayed(
+            layer, np.moveaxis(activation, 1, -1) if tokens else activation
+        )
+
+    def _core(self, name: str, tensor: Any) -> Any:
+        return self.reference.to_core(name, tensor).astype(np.float32)
+
+    def _before(self, outputs: Any) -> set[str]:
+        """Names of the nodes on which the outputs' logits depend."""
+        found = {self.network.logits[output] for output in outputs}
+        for node in reversed(self.network.nodes):
+            found |= set(node.inputs) if node.name in found else set()
+        return found
 
 
 class NumpyModel:
     backend = "numpy"
+    trace_class = NumpyTrace
 
-    def __init__(self, network: DemoNetwork) -> None:
-        self.network = network
-        self.inputs = (TensorSpec("image", (None, 3, *network.input_size), "float32"),)
-        activation = "softmax" if network.layers[-1].kind == "softmax" else None
-        self.outputs = (TensorSpec("scores", (None, 5), "float32", activation=activation),)
+    def __init__(self, module: NumpyModule) -> None:
+        self.module, self.network = module, module.network
+        network = self.network
+        self.names = [node.name for node in network.nodes]
+        self.inputs = tuple(
+            TensorSpec(name, (None, *shape), network.dtype, "channels_first")
+            for name, shape in network.inputs.items()
+        )
+        self.outputs = tuple(
+            TensorSpec(name, (None, 5), network.dtype, activation="softmax" if stepped else None)
+            for name, stepped in ((n, network.logits[n] != m) for n, m in network.outputs.items())
+        )
 
     def layers(self, inputs: Any = None) -> tuple[Layer, ...]:
-        blank = np.zeros((1, 3, *self.network.input_size), np.float32)
-        listed, previous = [], ()
-        tensors = Reference(self.network, blank).tensors
-        for layer in self.network.layers:
-            shape = tensors[layer.name].shape
-            listed.append(
-                Layer(
-                    layer.name,
-                    layer.kind,
-                    ROLES.get(layer.kind, "other"),
-                    (None, *shape[1:]),
-                    1 if len(shape) > 2 else None,
-                    previous,
-                    "scores" if layer is self.network.layers[-1] else None,
-                )
+        shapes = self.network.inputs
+        blank = {name: np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}
+        tensors, tokens = Reference(self.network, blank).tensors, self.network.token_nodes
+        made = {node: output for output, node in self.network.outputs.items()}
+        return tuple(
+            Layer(
+                node.name,
+                node.op,
+                ROLES.get(node.op, "other"),
+                (None, *tensors[node.name].shape[1:]),
+                (2 if node.name in tokens else 1) if tensors[node.name].ndim > 2 else None,
+                tuple(name for name in node.inputs if name in self.names),
+                made.get(node.name),
             )
-            previous = (layer.name,)
-        return tuple(listed)
+            for node in self.network.nodes
+        )
 
     @contextmanager
-    def trace(self, inputs: Any, layers: Any) -> Iterator["NumpyTrace"]:
-        names = [layer.name for layer in self.network.layers]
+    def trace(self, inputs: Any, layers: Any) -> Iterator[NumpyTrace]:
         for layer in layers:
-            if layer not in names:
-                raise UnknownLayerError(f"no layer is called {layer!r}{suggest(layer, names)}")
-        inputs = np.asarray(inputs)
-        if inputs.ndim != 4 or inputs.shape[1] != 3:
-            raise InputError(f"inputs of the shape {inputs.shape} were given, (N, 3, H, W) needed")
-        yield NumpyTrace(self.network, Reference(self.network, inputs), layers)
+            if layer not in self.names:
+                raise UnknownLayerError(f"no layer is called {layer!r}{suggest(layer, self.names)}")
+        yield self.trace_class(self.network, self.bind(inputs), layers)
 
-
-class NumpyTrace:
-    def __init__(self, network: DemoNetwork, reference: Reference, layers: Any) -> None:
-        self.reference, self.names, self.network = reference, list(layers), network
-        self.logits = {"scores": reference.logits.astype(np.float32)}
-        last = reference.tensors[network.layers[-1].name]
-        self.outputs = {"scores": last.astype(np.float32)}
-
-    @property
-    def activations(self) -> Any:
-        return tuple(self.reference.tensors[name].astype(np.float32) for name in self.names)
-
-    def vjp(self, cotangents: Mapping[str, Any]) -> Any:
-        names = [layer.name for layer in self.network.layers]
-        for name in self.names:
-            if names.index(name) > names.index("logits"):
-                raise LayerNotOnPathError(f"the logits do not depend on layer {name!r}")
-        g = cotangents["scores"].astype(np.float64)
-        return tuple(self.reference.vjp(g, name).astype(np.float32) for name in self.names)
-
-    def replay(self, layer: str, activation: Any) -> Any:
-        return {"scores": self.reference.replay(layer, activation.astype(np.float64))}
+    def bind(self, inputs: Any) -> dict[str, Any]:
+        """Inputs by name, from an array, a tuple or a dict; raises InputError."""
+        if not isinstance(inputs, Mapping):
+            values = inputs if isinstance(inputs, tuple) else (inputs,)
+            inputs = dict(zip(self.network.inputs, values, strict=True))
+        for name, shape in self.network.inputs.items():
+            given = np.shape(inputs[name])
+            if len(given) != len(shape) + 1 or given[1] != shape[0]:
+                raise InputError(f"inputs of the shape {given} were given, (N, *{shape}) needed")
+        return dict(inputs)
 
 
 @hookimpl
 def gradcam_multi_open(model: Any) -> NumpyModel | None:
-    return NumpyModel(model) if isinstance(model, DemoNetwork) else None
+    if isinstance(model, DemoNetwork | Network):
+        model = NumpyModule(model)
+    return NumpyModel(model) if isinstance(model, NumpyModule) else None
 
 
 @hookimpl

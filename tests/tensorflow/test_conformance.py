@@ -6,12 +6,19 @@ keras = pytest.importorskip("keras", reason="Keras is not installed")
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import numpy as np
+import probe_keras
 
 from gradcam_multi.testing import AdapterConformance, Variant, probe_inputs
 
 
 class TestTensorFlow(AdapterConformance):
     backend = "tensorflow"
+
+    def build(self, network):
+        return probe_keras.build(network)
+
+    def layer(self, name):
+        return name.replace(".", "/")
 
     def layout(self, inputs):
         return np.moveaxis(inputs, 1, -1)

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import probe_torch
 from torch import nn
 
 from gradcam_multi.testing import AdapterConformance, Variant, probe_inputs
@@ -28,7 +29,7 @@ class TestTorch(AdapterConformance):
     backend = "torch"
 
     def build(self, network):
-        model = super().build(network)
+        model = probe_torch.build(network)
         model.train()  # the worst state to find it in
         next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
         return model

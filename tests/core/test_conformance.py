@@ -1,0 +1,7 @@
+"""The kit on the reference itself: it must be able to pass."""
+
+from numpy_case import NumpyCase
+
+
+class TestNumpy(NumpyCase):
+    pass
