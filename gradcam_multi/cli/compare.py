@@ -4,6 +4,7 @@ import glob
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -12,7 +13,8 @@ from tqdm import tqdm
 
 from gradcam_multi.cli.explain import FEW
 from gradcam_multi.cli.main import class_or_name, fail, make_folder
-from gradcam_multi.comparer import Comparer
+from gradcam_multi.cli.models import is_named, open_model
+from gradcam_multi.comparer import Comparer, one_each
 from gradcam_multi.comparison import DEFAULT_DRIFT, Comparison, Limits
 from gradcam_multi.errors import ImageError
 from gradcam_multi.images import SUFFIXES, find_images, load_image
@@ -70,6 +72,13 @@ WORST = 4  # cases in the panel
 @click.option(
     "--backend", multiple=True, metavar="NAME", help="Adapter; once for all models, or for each."
 )
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="FILE",
+    help="For models that a function builds: once for all of them, or once for each.",
+)
+@click.option("--trust", is_flag=True, help="Run code that the models' files hold.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     reference: str,
@@ -84,12 +93,15 @@ def command(
     min_agreement: float | None,
     output: Path | None,
     backend: tuple[str, ...],
+    weights: tuple[str, ...],
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Compare where REFERENCE and each OTHER model look in each IMAGE (files, folders, patterns).
 
-    All explain the reference's top class. Exit code 1 where a limit is broken or some pictures
-    could not be read, 2 where nothing could be compared.
+    A model is a file, or package.module:function that builds one. All explain the reference's top
+    class. Exit code 1 where a limit is broken or some pictures could not be read, 2 where nothing
+    could be compared.
     """
     models = [reference, *(name for name in others if not _is_picture(name))]
     images = [name for name in others if _is_picture(name)]
@@ -100,8 +112,11 @@ def command(
         )
     limits = Limits(max_drift, min_correlation, min_agreement)
     paths = find_images(images)
+    names, opened = _opened(models, weights, trust)
     comparer = Comparer(
-        models,
+        opened,
+        names=names,
+        trust=trust,
         layers=_layers(layer, len(models)),
         method=method,
         backends=backend or (None,),
@@ -129,6 +144,22 @@ def command(
     _say([*skipped, *(comparison.failures if as_json else ())])  # the table holds the failures
     if skipped or not comparison.passed:
         sys.exit(1)
+
+
+def _opened(
+    models: Sequence[str], weights: Sequence[str], trust: bool
+) -> tuple[list[str], list[Any]]:
+    """What the report calls each model, and what `Explainer` takes for it."""
+    built = sum(map(is_named, models))
+    given = iter(one_each(weights, built, "weights") if weights and built else weights)
+    names, opened = [], []
+    for model in models:
+        file = next(given, None) if is_named(model) else None
+        names.append(f"{model} {Path(file).name}" if file else Path(model).name)
+        opened.append(open_model(model, file, trust))
+    if next(given, None) is not None:
+        fail("--weights go into what a function builds, and no model is package.module:function")
+    return names, opened
 
 
 def _is_picture(name: str) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from gradcam_multi.cli.models import model_options, open_model
 from gradcam_multi.doctor import doctor
 
 
@@ -24,9 +25,7 @@ from gradcam_multi.doctor import doctor
     metavar="PRESET|FILE",
     help="For --image: imagenet, caffe, tf, unit, or a JSON file.",
 )
-@click.option(
-    "--backend", metavar="NAME", help="Adapter to open the model with.  [default: who claims it]"
-)
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     model: str,
@@ -34,14 +33,25 @@ def command(
     image: Path | None,
     preprocess: str,
     backend: str | None,
+    weights: str | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Say what MODEL is, which layer is explained and which methods work.
 
+    MODEL is a file, or package.module:function that builds a model.
+
     Exit code 1 where it cannot be explained, with the reason and what to do; 2 for a file that is
     not there or a test picture that does not fit.
     """
-    found = doctor(model, image=image, preprocess=preprocess, layer=layer, backend=backend)
+    found = doctor(
+        open_model(model, weights, trust),
+        image=image,
+        preprocess=preprocess,
+        layer=layer,
+        backend=backend,
+        trust=trust,
+    )
     click.echo(found.to_json().rstrip() if as_json else str(found))
     if not found.explainable:
         sys.exit(1)

@@ -105,7 +105,7 @@ def open_model(model: str, weights: str | None = None, trust: bool = False) -> A
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # also for the classes of a pickle that is trusted
-    if os.path.exists(model) or not NAMED.fullmatch(model):
+    if not is_named(model):
         if weights is not None:
             raise ModelFileError(
                 f"weights {weights!r} were given for {model!r}, a file: weights go into what a "
@@ -116,6 +116,11 @@ def open_model(model: str, weights: str | None = None, trust: bool = False) -> A
     if weights is not None:
         installed().load_weights(built, weights, trust)
     return built
+
+
+def is_named(model: str) -> bool:
+    """Whether a MODEL is the name of what builds one, and not a file."""
+    return NAMED.fullmatch(model) is not None and not os.path.exists(model)
 
 
 def _build(name: str) -> Any:

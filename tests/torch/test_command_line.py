@@ -136,3 +136,36 @@ def test_programs_in_files(here, form):
     result = run("layers", "model.pt2", "--trust")
     assert "*  layer2.1" in result.stdout
     assert ("8x12" if form == "export" else "28x28") in result.stdout
+
+
+@pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")
+def test_two_states_of_one_network_are_compared(here):
+    rng = np.random.default_rng(1)
+    changed = small_resnet()
+    with torch.no_grad():  # the last block's weights in another order
+        weight = changed.get_parameter("layer2.1.conv2.weight")
+        weight.copy_(weight[torch.from_numpy(rng.permutation(len(weight)))])
+    torch.save(changed.state_dict(), here / "new.pth")
+    command = ("compare", "nets_for_tests:build", "nets_for_tests:build", "photos", "--json")
+    same = run(*command, "--weights", "w.pth")
+    assert same.exit_code == 0, same.output
+    result = run(*command, "--weights", "w.pth", "--weights", "new.pth")
+    assert result.exit_code == 1, result.output
+    report = json.loads(result.stdout)
+    assert report["reference"]["name"] == "nets_for_tests:build w.pth"
+    assert [other["name"] for other in report["others"]] == ["nets_for_tests:build new.pth"]
+    few = ("--weights", "w.pth", "--weights", "w.pth", "--weights", "w.pth")
+    assert "3 of weights were given for 2 models" in one_line(run(*command, *few))
+
+
+def test_doctor_looks_over_what_a_function_builds(here):
+    result = run("doctor", "nets_for_tests:build", "--weights", "w.pth")
+    assert result.exit_code == 0, result.output
+    assert "layer2.1" in result.stdout
+    assert "can be explained" in result.stdout
+    assert "--trust" in one_line(run("doctor", "nets_for_tests:build", "--weights", _pickle(here)))
+
+
+def _pickle(folder):
+    torch.save(small_resnet(), folder / "whole.pth")
+    return folder / "whole.pth"
