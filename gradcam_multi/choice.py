@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gradcam_multi.errors import LayerError, NoDefaultLayerError
 from gradcam_multi.layers import check_channels, final_feature_map, residual_stream
-from gradcam_multi.spec import Layer, Trace
+from gradcam_multi.spec import Layer, Model, Trace
 from gradcam_multi.tokens import FoldedTrace, Grid, Sizes, folding_of, grids_behind
 
 
@@ -22,6 +22,13 @@ class Choice:
     upstream: tuple[str, ...]
     default: str | None
     grids: Mapping[str, tuple[Grid, ...]]
+
+
+def outputs_of(model: Model, listed: Sequence[Layer]) -> dict[str, tuple[int | None, ...] | None]:
+    """Return the outputs that listed layers make, with their shapes, in the model's own order."""
+    made = {layer.output: layer.shape for layer in listed if layer.output is not None}
+    declared = [spec.name for spec in model.outputs if spec.name in made]
+    return {name: made[name] for name in dict.fromkeys([*declared, *made])}
 
 
 def choose(listed: Sequence[Layer], named: str | None, output: str | None) -> Choice:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradcam_multi.cam import METHODS
+from gradcam_multi.choice import outputs_of
 from gradcam_multi.diagnosis import Candidate, Diagnosis, MethodCheck
 from gradcam_multi.errors import (
     GradcamError,
@@ -128,7 +129,7 @@ def _examine(explainer: Explainer, batch: Inputs, found: Diagnosis) -> Diagnosis
     found = _with_specs(found, explainer.model)
     name = explainer.layer
     if name is None:
-        outputs = [each.output for each in listed if each.output]
+        outputs = outputs_of(explainer.model, listed)
         name = final_feature_map(listed, chosen_output(explainer.output, outputs)).name
     chosen = next((each for each in listed if each.name == name), Layer(name, "", "other", None))
     with explainer.model.trace(batch, [name]):

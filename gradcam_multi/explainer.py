@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.cam import method_named, raw_maps
-from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid
+from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid, outputs_of
 from gradcam_multi.errors import InputError, TargetError, suggest
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
-from gradcam_multi.layers import Layers, mark_default
+from gradcam_multi.layers import Layers, mark_default, path_of
 from gradcam_multi.plugins import installed
 from gradcam_multi.sizes import arrays_of, image_sizes, sizes_key, spatial_size
 from gradcam_multi.spec import Folding, Inputs, Model, Trace
@@ -30,14 +30,14 @@ class Explainer:
     """A model opened once, to be explained many times, from many threads.
 
     `model` is what an installed adapter claims: a torch.nn.Module, a Keras model or its file, an
-    ONNX path, bytes, ModelProto or InferenceSession. `layer` names the layer to explain; left out,
-    the final feature map is chosen. `method` is a name in `METHODS`. `backend` names the adapter;
-    left out, the first that claims the model. `output` names the output to explain where there are
-    several. `grid` says how the tokens of a layer lie over the image, (rows, columns), where that
-    is ambiguous; what is in front of these cells (a class token) is left out. `labels` are the
-    class names. `guided` keeps only positive gradients at positive activations. `batch_size` bounds
-    how many items run at once. `trust` runs code that the model's file holds (a Lambda layer, a
-    pickle): only for files from somebody you trust.
+    ONNX path, bytes, ModelProto or InferenceSession. `layer` names the layer to explain, or gives
+    the steps of its path; left out, the final feature map is chosen. `method` is a name in
+    `METHODS`. `backend` names the adapter; left out, the first that claims the model. `output`
+    names the output to explain where there are several. `grid` says how the tokens of a layer lie
+    over the image, (rows, columns), where that is ambiguous; what is in front of these cells (a
+    class token) is left out. `labels` are the class names. `guided` keeps only positive gradients
+    at positive activations. `batch_size` bounds how many items run at once. `trust` runs code that
+    the model's file holds (a Lambda layer, a pickle): only for files from somebody you trust.
 
     Raises what `errors` draws: a ModelError for the model, a MethodError for the method.
     """
@@ -46,7 +46,7 @@ class Explainer:
         self,
         model: Any,
         *,
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         method: str = "gradcam",
         backend: str | None = None,
         output: str | None = None,
@@ -194,11 +194,12 @@ class Explainer:
         key = sizes_key(inputs)
         if key not in self._resolved:
             listed = self.model.layers(inputs)
-            names = {entry.output: entry.shape for entry in listed if entry.output}
+            names = outputs_of(self.model, listed)
             # With a layer that is named, the run will tell whether the output exists.
             told = self.layer is None or (names and self.output in (None, *names))
             output = chosen_output(self.output, names) if told else self.output
-            self._resolved[key] = choose(listed, self.layer, output)
+            layer = None if self.layer is None else path_of(self.layer, listed)
+            self._resolved[key] = choose(listed, layer, output)
         return self._resolved[key]
 
 
@@ -207,7 +208,7 @@ def explain(
     inputs: Inputs,
     target: Any = None,
     *,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     method: str = "gradcam",
     backend: str | None = None,
     output: str | None = None,

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gradcam_multi.cam import method_named
+from gradcam_multi.choice import outputs_of
 from gradcam_multi.errors import ExportError, suggest
 from gradcam_multi.explainer import Explainer, chosen_output
-from gradcam_multi.layers import final_feature_map
+from gradcam_multi.layers import final_feature_map, path_of
 from gradcam_multi.plugins import installed
 from gradcam_multi.preprocess import Preprocess
 from gradcam_multi.spec import (
@@ -155,9 +156,9 @@ def _noted(prepare: Preprocess | None, specs: Sequence[TensorSpec]) -> str:
 def _chosen(native: Explainer, batch: Inputs) -> tuple[str, str]:
     """Names of the layer and the output that a gradient is for; the output may be a map."""
     listed = native.layers(batch)
-    names = list(dict.fromkeys(entry.output for entry in listed if entry.output))
-    output = chosen_output(native.output, names)
-    return native.layer or final_feature_map(listed, output).name, output
+    output = chosen_output(native.output, outputs_of(native.model, listed))
+    named = native.layer
+    return path_of(named, listed) if named else final_feature_map(listed, output).name, output
 
 
 def _output_names(model: Model, batch: Inputs, layer: str) -> list[str]:

@@ -51,6 +51,18 @@ def _shape(layer: Layer) -> str:
     return "(" + ", ".join("N" if n is None else str(n) for n in layer.shape) + ")"
 
 
+def path_of(layer: str | Sequence[str], layers: Iterable[Layer]) -> str:
+    """Return a layer's name, its path's steps joined as the framework does that wrote the names.
+
+    Steps may hold dots: Keras separates them by slashes.
+    """
+    if isinstance(layer, str):
+        return layer
+    joined = [separator.join(layer) for separator in "/."]
+    names = [entry.name for entry in layers]
+    return next((path for path in joined if any(n.startswith(path) for n in names)), joined[0])
+
+
 def check_channels(layers: Iterable[Layer], name: str) -> None:
     """Raise LayerError where a layer's result has room for a grid, but no known channel axis.
 

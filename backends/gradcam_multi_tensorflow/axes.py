@@ -6,12 +6,17 @@ of the same rank, through transpositions, and through reshapes that leave the ch
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
 
 from gradcam_multi.spec import Layout
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Shape = tuple[int | None, ...]
 
 _FORMATTED = frozenset(
     "Conv2D Conv3D DepthwiseConv2dNative Conv2DBackpropInput Conv3DBackpropInputV2 BiasAdd MaxPool "
@@ -49,8 +54,7 @@ def stated_by_op(op: tf.Operation, rank: int) -> int | None:
 
 def handed_on(op: tf.Operation, result: tf.Tensor, known: dict[str, int]) -> int | None:
     """Return the channel axis that a result has from what the operation read, or None."""
-    rank = result.shape.rank
-    if rank is None or rank < 3:
+    if result.shape.rank is None or result.shape.rank < 3:
         return None
     if op.type == "Transpose":
         axis, order = known.get(op.inputs[0].name), _order(op)
@@ -60,16 +64,30 @@ def handed_on(op: tf.Operation, result: tf.Tensor, known: dict[str, int]) -> int
         # around, give weights, which have none.
         values = known[op.inputs[1].name] == rank - 1 and not op.get_attr("adj_y")
         return rank - 1 if values else None
-    for source in op.inputs:
-        axis, before = known.get(source.name), source.shape
-        if axis is None:
-            continue
-        if before.rank == rank:
+    sources = [
+        (axis, tuple(source.shape))
+        for source in op.inputs
+        if (axis := known.get(source.name)) is not None
+    ]
+    decoded = op.type == "Reshape" and op.inputs[0].shape.rank == 2
+    return inherited(sources, tuple(result.shape), decoded)
+
+
+def inherited(
+    sources: Iterable[tuple[int, Shape]], shape: Shape, decoded: bool = False
+) -> int | None:
+    """Return the channel axis that a result of `shape` has from its sources' axes, or None.
+
+    `decoded` says that a vector was reshaped, which a decoder's first grid is made by.
+    """
+    rank = len(shape)
+    for axis, before in sources:
+        if len(before) == rank:
             return axis
-        for place, there in ((before.rank - 1, rank - 1), (1, 1)):
-            if axis == place and before[place] == result.shape[there] is not None:
+        for place, there in ((len(before) - 1, rank - 1), (1, 1)):
+            if axis == place and before[place] == shape[there] is not None:
                 return there
-    if op.type == "Reshape" and op.inputs[0].shape.rank == 2:  # a decoder's first grid
+    if decoded:
         return rank - 1 if keras.config.image_data_format() == "channels_last" else 1
     return None
 
@@ -105,5 +123,7 @@ def layout_of(axis: int | None, rank: int | None) -> Layout | None:
 
 
 def _order(op: tf.Operation) -> list[int] | None:
+    import tensorflow as tf  # absent where Keras runs on another backend
+
     order = tf.get_static_value(op.inputs[1])
     return None if order is None else [int(axis) for axis in order]

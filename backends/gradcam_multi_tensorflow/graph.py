@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from gradcam_multi.spec import TensorSpec
 from gradcam_multi_tensorflow import axes
+from gradcam_multi_tensorflow.calls import Call
 from gradcam_multi_tensorflow.cut import Function, ancestors, cut, depending
 from gradcam_multi_tensorflow.listing import Listing, Node, list_layers
 from gradcam_multi_tensorflow.logits import before_activation
-from gradcam_multi_tensorflow.record import Call
 
 _PLANS = 32  # kept per graph; a plan is two small functions, and most callers have one
 
@@ -56,7 +56,7 @@ class Replay:
 
 
 class Graph:
-    """One trace of a model."""
+    """One trace of a model; `name_of` names operations where no Keras call made them."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Graph:
         calls: list[Call],
         inputs: dict[str, tf.Tensor],
         outputs: dict[str, tf.Tensor],
+        name_of: Callable[[tf.Operation], str] | None = None,
     ) -> None:
         self.graph = function.graph
         count = len(self.graph.inputs) - len(function.captured_inputs)
@@ -78,7 +79,7 @@ class Graph:
             spec = TensorSpec(name, shape, tensor.dtype.name, activation=activation)
             self.output_specs += (spec,)
         self.listing: Listing = list_layers(
-            self.graph.get_operations(), calls, list(inputs.values()), outputs
+            self.graph.get_operations(), calls, list(inputs.values()), outputs, name_of
         )
         self._plans: OrderedDict[tuple[str, ...], Plan] = OrderedDict()
         self._replays: OrderedDict[str, Replay] = OrderedDict()

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from gradcam_multi.errors import InputError, suggest
 from gradcam_multi.spec import Inputs
@@ -27,6 +26,24 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a model takes its inputs: a structure of their names, and how it is handed over."""
+
+    structure: Any
+    keyword: bool
+    spread: bool
+
+    def call(self, model: Any, tensors: Mapping[str, Any]) -> Any:
+        """Call a model on tensors by input name, as for inference."""
+        structure = keras.tree.map_structure(lambda name: tensors[name], self.structure)
+        if self.keyword:
+            return model(**structure, training=False)
+        if self.spread:
+            return model(*structure, training=False)
+        return model(structure, training=False)
+
+
+@dataclass(frozen=True)
 class Bound:
     """Tensors by input name, and the structure in which the model takes them.
 
@@ -34,7 +51,7 @@ class Bound:
     of positional ones.
     """
 
-    tensors: dict[str, tf.Tensor]
+    tensors: dict[str, Any]
     structure: Any
     keyword: bool = False
     spread: bool = False
@@ -42,7 +59,27 @@ class Bound:
     @property
     def key(self) -> tuple[Any, ...]:
         """What a trace depends on: names, dtypes and shapes, but not the batch size."""
-        return tuple((name, t.dtype, tuple(t.shape[1:])) for name, t in self.tensors.items())
+        return tuple((name, dtype_of(t), tuple(t.shape[1:])) for name, t in self.tensors.items())
+
+    @property
+    def form(self) -> Form:
+        """The structure alone, which holds no tensor."""
+        names = {id(tensor): name for name, tensor in self.tensors.items()}
+        structure = keras.tree.map_structure(lambda t: names[id(t)], self.structure)
+        return Form(structure, self.keyword, self.spread)
+
+    def items(self, count: int) -> Bound:
+        """The first items, or the first one repeated where there are fewer."""
+        parts = {
+            id(t): t[:count] if t.shape[0] >= count else keras.ops.repeat(t[:1], count, axis=0)
+            for t in self.tensors.values()
+        }
+        return Bound(
+            {name: parts[id(t)] for name, t in self.tensors.items()},
+            keras.tree.map_structure(lambda t: parts[id(t)], self.structure),
+            self.keyword,
+            self.spread,
+        )
 
     @property
     def batch(self) -> int:
@@ -98,7 +135,7 @@ def bind_free(model: Any, inputs: Inputs) -> Bound:
     return bound
 
 
-def describe(tensors: Mapping[str, tf.Tensor]) -> str:
+def describe(tensors: Mapping[str, Any]) -> str:
     """Write names and shapes for a message."""
     return ", ".join(f"{name!r} {tuple(tensor.shape)}" for name, tensor in tensors.items())
 
@@ -126,7 +163,7 @@ def _by_name(slots: tuple[Slot, ...], inputs: Inputs) -> dict[Slot, Any]:
     return dict(zip(slots, inputs, strict=True))
 
 
-def _fit(slot: Slot, value: Any) -> tf.Tensor:
+def _fit(slot: Slot, value: Any) -> Any:
     tensor = _tensor(slot.name, value)
     shape = tuple(tensor.shape)
     fits = len(shape) == len(slot.shape) and all(
@@ -137,15 +174,20 @@ def _fit(slot: Slot, value: Any) -> tf.Tensor:
             f"input {slot.name!r} was given with shape {shape}; the model takes "
             f"{slot.shape}{_shape_hint(slot.shape, shape)}"
         )
-    dtype = tf.as_dtype(slot.dtype)
-    if tensor.dtype == dtype:
+    if dtype_of(tensor) == slot.dtype:
         return tensor
     try:
-        return tf.cast(tensor, dtype)
-    except (TypeError, ValueError, tf.errors.OpError) as error:
+        return keras.ops.cast(tensor, slot.dtype)
+    except Exception as error:  # each backend has its own
         raise InputError(
-            f"input {slot.name!r} was given as {tensor.dtype.name}; the model takes {slot.dtype}"
+            f"input {slot.name!r} was given as {dtype_of(tensor)}; the model takes {slot.dtype}"
         ) from error
+
+
+def dtype_of(tensor: Any) -> str:
+    """Return the name of a tensor's dtype."""
+    name: str = keras.backend.standardize_dtype(tensor.dtype)
+    return name
 
 
 def _shape_hint(want: Shape, have: tuple[int, ...]) -> str:
@@ -164,25 +206,28 @@ def _shape_hint(want: Shape, have: tuple[int, ...]) -> str:
     return "; the first axis is the batch"
 
 
-def _free(name: str, value: Any) -> tf.Tensor:
+def _free(name: str, value: Any) -> Any:
     tensor = _tensor(name, value)
+    dtype = dtype_of(tensor)
     # A picture in integers is a picture; integers of lower rank are tokens or indices.
-    image = tensor.dtype == tf.uint8 or (tensor.dtype.is_integer and tensor.shape.rank >= 3)
-    if tensor.dtype.is_floating or image:
-        return tf.cast(tensor, keras.backend.floatx())
+    whole = keras.backend.is_int_dtype(dtype)
+    if keras.backend.is_float_dtype(dtype) or dtype == "uint8" or (whole and tensor.ndim >= 3):
+        return keras.ops.cast(tensor, keras.backend.floatx())
     return tensor
 
 
-def _tensor(name: str, value: Any) -> tf.Tensor:
+def _tensor(name: str, value: Any) -> Any:
     if isinstance(value, keras.KerasTensor):
         raise InputError(f"input {name!r} is a symbolic keras tensor; give values")
     try:
-        array = value if tf.is_tensor(value) else np.asarray(value)
-        tensor = tf.convert_to_tensor(array)
-    except (TypeError, ValueError, RuntimeError) as error:
+        array = value if keras.ops.is_tensor(value) else np.asarray(value)
+        if getattr(array, "dtype", None) is not None and array.dtype == object:
+            raise TypeError("it holds objects")
+        tensor = keras.ops.convert_to_tensor(array)
+    except Exception as error:  # each backend has its own
         cause = " ".join(str(error).split())[:120]
         raise InputError(f"input {name!r} is no array of numbers ({cause})") from error
-    if tensor.shape.rank == 0 or tensor.shape[0] == 0:
+    if tensor.ndim == 0 or tensor.shape[0] == 0:
         raise InputError(
             f"input {name!r} was given with shape {tuple(tensor.shape)}; the first axis is the "
             "batch: give one item at least"
@@ -190,7 +235,7 @@ def _tensor(name: str, value: Any) -> tf.Tensor:
     return tensor
 
 
-def _check_batch(tensors: Mapping[str, tf.Tensor]) -> None:
+def _check_batch(tensors: Mapping[str, Any]) -> None:
     if len({tensor.shape[0] for tensor in tensors.values()}) > 1:
         raise InputError(
             f"inputs were given with different batch sizes: {describe(tensors)}; give as many "

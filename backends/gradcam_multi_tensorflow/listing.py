@@ -8,15 +8,14 @@ it (a block, a model inside the model, a dropout that hands its input on) are al
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import tensorflow as tf
 
 from gradcam_multi.spec import Layer, Role
 from gradcam_multi_tensorflow import axes, roles
-from gradcam_multi_tensorflow.record import Call
+from gradcam_multi_tensorflow.calls import Call, labels, leaves, outer_leaf, unique
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,13 @@ def list_layers(
     calls: list[Call],
     inputs: list[tf.Tensor],
     outputs: Mapping[str, tf.Tensor],
+    name_of: Callable[[tf.Operation], str] | None = None,
 ) -> Listing:
-    """List what a trace ran, from its graph operations, its Keras calls and its end points."""
-    builder = _Builder(list(operations), calls, inputs)
+    """List what a trace ran, from its graph operations, its Keras calls and its end points.
+
+    `name_of` names an operation outside of any call; left out, it is named by its type.
+    """
+    builder = _Builder(list(operations), calls, inputs, name_of or (lambda op: op.type))
     listing = builder.run()
     for output, tensor in outputs.items():
         makers = builder.sources(tensor)
@@ -65,15 +68,20 @@ def list_layers(
 
 class _Builder:
     def __init__(
-        self, operations: list[tf.Operation], calls: list[Call], inputs: list[tf.Tensor]
+        self,
+        operations: list[tf.Operation],
+        calls: list[Call],
+        inputs: list[tf.Tensor],
+        name_of: Callable[[tf.Operation], str],
     ) -> None:
-        self.operations, self.inputs = operations, inputs
+        self.operations, self.inputs, self.name_of = operations, inputs, name_of
         self.listing = Listing()
         self.by_tensor: dict[str, str] = {}  # tensor -> listed name
         self.made_from: dict[str, tuple[str, ...]] = {}  # tensor -> listed names it comes from
-        self.leaves = {id(call): call for call in calls if _is_leaf(call)}
-        self.calls = [call for call in calls if _outer_leaf(call.parent, self.leaves) is None]
-        self.labels = self._label()
+        self.leaves = leaves(calls)
+        self.calls = [call for call in calls if outer_leaf(call.parent, self.leaves) is None]
+        self.counts: Counter[str] = Counter()
+        self.labels = labels(self.calls, self.counts)
         self.owner = self._own()
         self.dependent = {tensor.op.name for tensor in inputs}
         self.data = set(self.dependent)  # the same without what depends on shapes only
@@ -85,18 +93,6 @@ class _Builder:
             for tensor in call.outputs
             if (axis := axes.stated_by_layer(call.operation, tensor.shape.rank or 0)) is not None
         }
-
-    def _label(self) -> dict[int, str]:
-        self.counts: Counter[str] = Counter()
-        order = _wiring_order(self.calls)
-        return {
-            id(call): self._unique(call.path)
-            for call in sorted(self.calls, key=lambda call: order[call])
-        }
-
-    def _unique(self, path: str) -> str:
-        self.counts[path] += 1
-        return path if self.counts[path] == 1 else f"{path}#{self.counts[path]}"
 
     def _own(self) -> list[Call | None]:
         # Calls come in order of their start, so that an inner call overwrites its outer one.
@@ -161,14 +157,17 @@ class _Builder:
         inside_leaf = call is not None and id(call) in self.leaves
         if inside_leaf or op.name not in self.dependent or op.type in roles.TRANSPARENT:
             return
-        role = roles.of_product(roles.of_types([op.type]), op.type, operands)
+        if roles.is_lifting(op):
+            return
+        kind = (roles.lifted(op) or op).type
+        role = roles.of_product(roles.of_types([kind]), kind, operands)
         for place, result in enumerate(op.outputs):
             if result.dtype.is_floating and result.shape.rank is not None:
                 scope = f"{self.labels[id(call)]}/" if call is not None and call.path else ""
-                label = named.get(result.name) or self._unique(
-                    f"{scope}{op.type}" + (f":{place}" if place else "")
+                label = named.get(result.name) or unique(
+                    f"{scope}{self.name_of(op)}" + (f":{place}" if place else ""), self.counts
                 )
-                self._add(label, op.type, role, result, origin)
+                self._add(label, kind, role, result, origin)
 
     def _close(self, call: Call) -> None:
         """List a leaf's results, unless they are listed already; give a composite its alias."""
@@ -214,58 +213,6 @@ class _Builder:
 
     def sources(self, tensor: tf.Tensor) -> tuple[str, ...]:
         return self.made_from.get(tensor.name, ())
-
-
-def _is_leaf(call: Call) -> bool:
-    """Whether a call is one operation to its reader, whatever runs inside.
-
-    A user's layer is not, even if no Keras layer runs inside it: its TensorFlow operations are
-    listed, since a convolution or a matrix product among them decides about the default layer.
-    """
-    if roles.of_class(call.operation) is not None:
-        return call.parent is not None
-    return not call.composite and roles.of_keras_itself(call.operation) and call.parent is not None
-
-
-def _wiring_order(calls: list[Call]) -> dict[Call, tuple[int, ...]]:
-    """Order calls as their model was written, which decides what is a layer's second call.
-
-    Keras runs the branches of a functional model in an order of its own; the nodes of a layer
-    keep the order in which it was called. Elsewhere the order is that of execution.
-    """
-    siblings: dict[tuple[int, int], list[Call]] = {}
-    for call in calls:
-        siblings.setdefault((id(call.parent), id(call.operation)), []).append(call)
-    order: dict[Call, tuple[int, ...]] = {}
-    for place, call in enumerate(calls):
-        same = siblings[id(call.parent), id(call.operation)]
-        rank = same.index(call)
-        if len(same) > 1 and call.parent is not None:
-            ranks = _wired(call.parent.operation, call.operation)
-            rank = ranks[rank] if len(ranks) == len(same) else rank
-        before = order[call.parent] if call.parent is not None else ()
-        order[call] = (*before, rank, place)
-    return order
-
-
-def _wired(model: Any, operation: Any) -> list[int]:
-    """Return, for each run of an operation in a functional model, which of its calls that is."""
-    # Keras has no public view of its nodes; without these the order of execution stands.
-    depths = getattr(model, "_nodes_by_depth", {})
-    run = [
-        node
-        for depth in sorted(depths, reverse=True)
-        for node in depths[depth]
-        if node.operation is operation
-    ]
-    nodes = [node for node in getattr(operation, "_inbound_nodes", ()) if node in run]
-    return [nodes.index(node) for node in run] if len(nodes) == len(run) else []
-
-
-def _outer_leaf(call: Call | None, leaves: Mapping[int, Call]) -> Call | None:
-    while call is not None and id(call) not in leaves:
-        call = call.parent
-    return call
 
 
 def _union(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,28 +19,36 @@ from gradcam_multi.errors import (
     suggest,
 )
 from gradcam_multi.spec import Inputs, Layer, TensorSpec
+from gradcam_multi_tensorflow.calls import output_names, parts
 from gradcam_multi_tensorflow.graph import Graph
-from gradcam_multi_tensorflow.inputs import Bound, bind_declared, bind_free, declared, describe
+from gradcam_multi_tensorflow.inputs import (
+    Bound,
+    Slot,
+    bind_declared,
+    bind_free,
+    declared,
+    describe,
+)
 from gradcam_multi_tensorflow.listing import Node
-from gradcam_multi_tensorflow.record import Call, Recorder, parts, recording
+from gradcam_multi_tensorflow.names import resolve
+from gradcam_multi_tensorflow.record import Recorder, recording
 from gradcam_multi_tensorflow.trace import KerasTrace
 
 _GRAPHS = 8  # kept per model; only models that declare no input shapes ever need a second
 
 
-class KerasModel:
-    """An opened Keras 3 model on the TensorFlow backend; see `gradcam_multi.spec.Model`.
+class GraphModel:
+    """A model that is traced into graphs, one for each input signature; a part of the adapter.
 
-    Weights are read when a trace runs, so that later training is seen. A change of the model's
-    structure after the first run is not: open the model again.
+    `declared` is what the model takes and in which structure, or None where only a call can tell.
     """
 
     backend = "tensorflow"
     framework = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
+    _title: str
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._declared = declared(model)
+    def __init__(self, declared: tuple[tuple[Slot, ...], Any] | None) -> None:
+        self._declared = declared
         self._graphs: OrderedDict[Any, Graph] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -77,14 +85,9 @@ class KerasModel:
         finally:
             trace.close()
 
-    @property
-    def _title(self) -> str:
-        return f"{type(self._model).__name__} {self._model.name!r}"
-
     def _bind(self, inputs: Inputs) -> Bound:
-        if self._declared is not None:
-            return bind_declared(*self._declared, inputs)
-        return bind_free(self._model, inputs)
+        assert self._declared is not None  # or a subclass says how
+        return bind_declared(*self._declared, inputs)
 
     def _latest(self) -> Graph | None:
         with self._lock:
@@ -119,16 +122,58 @@ class KerasModel:
             return graph
 
     def _trace(self, bound: Bound, batch: int | None) -> Graph:
+        raise NotImplementedError
+
+    def _exists(self, name: str) -> bool:
+        """Whether the model has a layer of this name, run or not."""
+        raise NotImplementedError
+
+    def _find(self, graph: Graph, name: str) -> Node:
+        listing = graph.listing
+        found = resolve(name, listing.nodes, listing.aliases, self._title)
+        if found is not None:
+            return listing.nodes[found]
+        known = [*listing.nodes, *listing.aliases]
+        last = name.rpartition("/")[2].partition("#")[0]
+        if last not in known and self._exists(last):
+            raise LayerNotReachedError(
+                f"layer {name!r} is part of {self._title}, but did not run for these inputs; "
+                "choose a layer that runs"
+            )
+        raise UnknownLayerError(
+            f"{self._title} has no layer {name!r}{suggest(name, known) or _examples(known)}"
+        )
+
+
+class KerasModel(GraphModel):
+    """An opened Keras 3 model on the TensorFlow backend; see `gradcam_multi.spec.Model`.
+
+    Weights are read when a trace runs, so that later training is seen. A change of the model's
+    structure after the first run is not: open the model again.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._title = f"{type(model).__name__} {model.name!r}"
+        super().__init__(declared(model))
+
+    def _bind(self, inputs: Inputs) -> Bound:
+        if self._declared is None:
+            return bind_free(self._model, inputs)
+        return super()._bind(inputs)
+
+    def _trace(self, bound: Bound, batch: int | None) -> Graph:
         specs = [
             tf.TensorSpec((batch, *self._extents(place, tensor)), tensor.dtype)
             for place, tensor in enumerate(bound.tensors.values())
         ]
         kept: dict[str, Any] = {}
+        form = bound.form
 
         def run(*tensors: tf.Tensor) -> Any:
             recorder.begin(tf.compat.v1.get_default_graph())
             kept["inputs"] = dict(zip(bound.tensors, tensors, strict=True))
-            kept["result"] = self._call(bound, tensors)
+            kept["result"] = form.call(self._model, kept["inputs"])
             return kept["result"]
 
         with recording(self._model) as recorder:
@@ -153,31 +198,8 @@ class KerasModel:
         shape = tuple(tensor.shape) if self._declared is None else self._declared[0][place].shape
         return shape[1:]
 
-    def _call(self, bound: Bound, tensors: tuple[tf.Tensor, ...]) -> Any:
-        places = {id(tensor): place for place, tensor in enumerate(bound.tensors.values())}
-        structure = keras.tree.map_structure(
-            lambda tensor: tensors[places[id(tensor)]], bound.structure
-        )
-        if bound.keyword:
-            return self._model(**structure, training=False)
-        if bound.spread:
-            return self._model(*structure, training=False)
-        return self._model(structure, training=False)
-
-    def _find(self, graph: Graph, name: str) -> Node:
-        node = graph.listing.find(name)
-        if node is not None:
-            return node
-        known = [*graph.listing.nodes, *graph.listing.aliases]
-        last = name.rpartition("/")[2].partition("#")[0]
-        if any(layer.name == last for layer in parts(self._model)) and last not in known:
-            raise LayerNotReachedError(
-                f"layer {name!r} is part of {self._title}, but did not run for these inputs; "
-                "choose a layer that runs"
-            )
-        raise UnknownLayerError(
-            f"{self._title} has no layer {name!r}{suggest(name, known) or _examples(known)}"
-        )
+    def _exists(self, name: str) -> bool:
+        return any(layer.name == name for layer in parts(self._model))
 
 
 def _examples(known: list[str]) -> str:
@@ -185,22 +207,11 @@ def _examples(known: list[str]) -> str:
 
 
 def _named_outputs(result: Any, recorder: Recorder) -> dict[str, tf.Tensor]:
-    """Name outputs by their keys, else by the layers that make them, as Keras does."""
-    makers: dict[str, str] = {}
-    root: Call | None = recorder.calls[0] if recorder.calls else None
-    for call in recorder.calls:
-        if call.parent is root and root is not None:
-            makers |= {tensor.name: call.operation.name for tensor in call.outputs}
     flat = keras.tree.flatten_with_path(result)
-    keyed = any(isinstance(key, str) for path, _ in flat for key in path)
-    outputs: dict[str, tf.Tensor] = {}
-    counts: Counter[str] = Counter()
-    for place, (path, tensor) in enumerate(flat):
-        if not tf.is_tensor(tensor) or not (tensor.dtype.is_floating or tensor.dtype.is_integer):
-            continue
-        plain = "output" if len(flat) == 1 else f"output_{place}"
-        joined = "/".join(map(str, path))
-        name = joined if keyed else makers.get(tensor.name, plain)
-        counts[name] += 1
-        outputs[name if counts[name] == 1 else f"{name}#{counts[name]}"] = tensor
-    return outputs
+    keys = [getattr(tensor, "name", None) for _, tensor in flat]
+    names = output_names(flat, keys, recorder.calls, lambda tensor: tensor.name)
+    return {
+        name: tensor
+        for name, (_, tensor) in zip(names, flat, strict=True)
+        if tf.is_tensor(tensor) and (tensor.dtype.is_floating or tensor.dtype.is_integer)
+    }

@@ -20,8 +20,10 @@ _PROGRAM = Path(__file__).with_name("under_torch.py")
 _FAILED = "gradcam_multi: "
 
 
-def to_onnx(model: Any, inputs: Any) -> bytes:
+def to_onnx(model: Any, inputs: Any, trust: bool = False) -> bytes:
     """Return a Keras model, or its file, as ONNX. `inputs` are not needed.
+
+    Code that a file brings along is run only where `trust` is true.
 
     Raises MissingExtraError without torch, UnsupportedError where Keras cannot export the model.
     """
@@ -39,9 +41,9 @@ def to_onnx(model: Any, inputs: Any) -> bytes:
         elif not stored.exists():
             raise ModelFileError(f"there is no file {str(stored)!r}; check the path")
         target = Path(folder, "model.onnx")
-        # Code that a file brings along is not run; that of a model in memory is the caller's own.
-        trust = "unsafe" if own else "safe"
-        command = [sys.executable, str(_PROGRAM), str(stored), str(target), trust]
+        # The code of a model in memory is the caller's own.
+        mode = "unsafe" if own or trust else "safe"
+        command = [sys.executable, str(_PROGRAM), str(stored), str(target), mode]
         result = subprocess.run(
             command, capture_output=True, text=True, check=False, env=_environment()
         )

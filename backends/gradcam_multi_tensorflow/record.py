@@ -17,24 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-
-@dataclass(eq=False)
-class Call:
-    """One call of one Keras operation.
-
-    `path` is relative to the traced model, which has "" itself. `start` and `end` are the numbers
-    of graph operations before and after it; `finish` is its rank in order of completion.
-    """
-
-    operation: Any
-    path: str
-    parent: Call | None
-    start: int
-    end: int = 0
-    finish: int = 0
-    inputs: tuple[tf.Tensor, ...] = ()
-    outputs: tuple[tf.Tensor, ...] = ()
-    composite: bool = False
+from gradcam_multi_tensorflow.calls import Call, losses_kept, path_below
 
 
 @dataclass
@@ -58,8 +41,7 @@ class Recorder:
         if graph is None or tf.compat.v1.get_default_graph() is not graph:
             return original(operation, *args, **kwargs)
         parent = self._current
-        prefix = f"{parent.path}/" if parent is not None and parent.path else ""
-        path = f"{prefix}{operation.name}" if parent is not None else ""
+        path = path_below(parent, operation)
         call = Call(operation, path, parent, graph.version, inputs=_tensors((args, kwargs), graph))
         self.calls.append(call)
         if parent is not None:
@@ -86,18 +68,9 @@ _PATCH = threading.RLock()
 
 @contextmanager
 def recording(model: Any) -> Iterator[Recorder]:
-    """Record the Keras calls of this context; one recording at a time in a process.
-
-    The losses that the model's layers hold from their last run are put back at the end: a trace
-    would leave symbolic ones, or none.
-    """
+    """Record the Keras calls of this context; one recording at a time in a process."""
     recorder = Recorder()
-    losses = [
-        (layer, list(layer._losses), set(layer._loss_ids))
-        for layer in (model, *parts(model))
-        if hasattr(layer, "_loss_ids")
-    ]
-    with _PATCH:
+    with _PATCH, losses_kept(model):
         original = keras.Operation.__call__
 
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,17 +86,6 @@ def recording(model: Any) -> Iterator[Recorder]:
         finally:
             _ACTIVE.reset(token)
             keras.Operation.__call__ = original
-            for layer, kept, ids in losses:
-                layer._losses[:] = kept  # in place: assigning an attribute would track it
-                layer._loss_ids.clear()
-                layer._loss_ids.update(ids)
-
-
-def parts(layer: Any) -> Iterator[Any]:
-    """Yield every layer below a layer, at any depth."""
-    for part in getattr(layer, "_layers", ()):  # Keras' public lists go one level down only
-        yield part
-        yield from parts(part)
 
 
 def _tensors(structure: Any, graph: tf.Graph) -> tuple[tf.Tensor, ...]:

@@ -25,8 +25,19 @@ _OPS: tuple[tuple[str, Role], ...] = (
 )
 """Types of TensorFlow operations."""
 
-_PRODUCTS = r".*MatMul.*|Matmul|Einsum|XlaDot.*|Dot|Tensordot"
-"""Of both kinds: attention where both operands depend on the data."""
+_FUNCTIONS: tuple[tuple[str, Role], ...] = (
+    (r".*conv(_transpose)?", "conv"),
+    (r".*_pool|pad|resize|affine_transform|perspective_transform|map_coordinates", "pool"),
+    (r"cast|copy|stop_gradient", "identity"),
+    (r"dot_product_attention", "attention"),
+    (r"matmul|einsum|dot|tensordot|inner|vdot", "linear"),
+)
+"""Names of the functions of Keras' backends."""
+
+_PRODUCTS = (
+    r".*MatMul.*|Matmul|Einsum|XlaDot.*|Dot|Tensordot|matmul|einsum|dot|tensordot|inner|vdot"
+)
+"""Of all three: attention where both operands depend on the data."""
 
 MEASURES = frozenset("Shape ShapeN Size Rank".split())
 """TensorFlow operations whose results depend on no data."""
@@ -61,6 +72,35 @@ def of_product(role: Role, kind: str, operands: int) -> Role:
     """Return the role of an operation that has so many operands that depend on the data."""
     product = operands > 1 and re.fullmatch(_PRODUCTS, kind)
     return "attention" if role == "linear" and product else role
+
+
+def lifted(op: Any) -> Any:
+    """Return the convolution or pooling that a Squeeze undoes the added axis of, or None.
+
+    TensorFlow convolves and pools signals as images of one row.
+    """
+    if op.type != "Squeeze":
+        return None
+    inner = op.inputs[0].op
+    is_lifted = of_types([inner.type]) in ("conv", "pool") and len(inner.inputs) > 0
+    return inner if is_lifted and inner.inputs[0].op.type == "ExpandDims" else None
+
+
+def is_lifting(op: Any) -> bool:
+    """Whether an operation is inside of what `lifted` finds."""
+    users = [user for result in op.outputs for user in result.consumers()]
+    if op.type == "ExpandDims":
+        return bool(users) and all(is_lifting(user) for user in users)
+    return bool(users) and all(lifted(user) is op for user in users)
+
+
+def of_functions(names: Iterable[str]) -> Role:
+    """Return the most telling role among functions of Keras' backends."""
+    found = {_match(_FUNCTIONS, name) for name in names}
+    for role in ("conv", "attention", "linear", "pool"):
+        if role in found:
+            return role
+    return "identity" if found == {"identity"} else "other"
 
 
 def of_keras_itself(operation: Any) -> bool:

@@ -7,22 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from gradcam_multi.errors import (
-    InputError,
-    LayerNotOnPathError,
-    TargetError,
-    UnknownLayerError,
-    UnsupportedError,
-    suggest,
-)
+from gradcam_multi.errors import InputError, UnknownLayerError, UnsupportedError, suggest
 from gradcam_multi.spec import Array
+from gradcam_multi_tensorflow import checks
 from gradcam_multi_tensorflow.graph import Backward, Graph, Plan
 from gradcam_multi_tensorflow.inputs import describe
 from gradcam_multi_tensorflow.listing import Node
-
-_HALF_SCALE = 256.0
-"""Cotangents are multiplied by it on their way through float16, whose smallest normal number is
-6e-5; results are divided by it."""
 
 
 class KerasTrace:
@@ -55,7 +45,7 @@ class KerasTrace:
         self._check_open()
         totals: list[Array | None] = [None] * len(self._plan.nodes)
         for name, value in cotangents.items():
-            cotangent = self._checked(name, value)
+            cotangent = checks.cotangent_for(name, value, self.logits)
             backward = self._plan.backward[name]
             if backward.refusal is not None:
                 raise UnsupportedError(backward.refusal)
@@ -66,16 +56,8 @@ class KerasTrace:
             ):
                 total = totals[place]
                 totals[place] = gradient if total is None else total + gradient
-        gradients = []
-        for node, total in zip(self._plan.nodes, totals, strict=True):
-            if total is None:
-                raise LayerNotOnPathError(
-                    f"layer {node.layer.name!r} ran, but no gradient leads to it from "
-                    f"{', '.join(map(repr, cotangents)) or 'no output'}; choose a layer that the "
-                    "output is computed from"
-                )
-            gradients.append(total)
-        return tuple(gradients)
+        names = [node.layer.name for node in self._plan.nodes]
+        return checks.all_reached(names, totals, cotangents)
 
     def replay(self, layer: str, activation: Array) -> Mapping[str, Array]:
         """Run forward from the layer on; see `gradcam_multi.spec.Trace`.
@@ -85,13 +67,8 @@ class KerasTrace:
         """
         inputs = self._check_open()
         node = self._node(layer)
-        expected = tuple(self.activations[self._plan.nodes.index(node)].shape[1:])
-        value = np.asarray(activation, dtype=np.float32)
-        if value.shape[1:] != expected:
-            raise InputError(
-                f"an activation of shape {value.shape} was given for layer {layer!r}; it takes "
-                f"{('N', *expected)}, batch and channels first"
-            )
+        traced = self.activations[self._plan.nodes.index(node)]
+        value = checks.activation_for(layer, activation, traced)
         replay = self._graph.replay(node)
         if replay.side is not None and node.layer.name not in self._sides:
             self._sides[node.layer.name] = replay.side(*inputs)
@@ -116,27 +93,12 @@ class KerasTrace:
         residuals = [self._residuals[slot] for slot in backward.slots]
         run = backward.run
         assert run is not None  # the caller has looked
-        for scale in (_HALF_SCALE, 1.0) if half else (1.0,):
-            # The scale is a power of two: it changes no digit where nothing under- or overflows.
-            results = run(tf.cast(cotangent * np.float32(scale), dtype), *residuals)
-            gradients = [_to_core(g, node) for g, node in zip(results, nodes, strict=True)]
-            if all(np.isfinite(gradient).all() for gradient in gradients):
-                break
-        return [gradient / np.float32(scale) for gradient in gradients] if half else gradients
 
-    def _checked(self, name: str, value: Array) -> Array:
-        if name not in self._names:
-            raise TargetError(
-                f"the model has no output {name!r}; it has "
-                f"{', '.join(map(repr, self._names))}{suggest(name, self._names)}"
-            )
-        cotangent = np.asarray(value, dtype=np.float32)
-        if cotangent.shape != self.logits[name].shape:
-            raise TargetError(
-                f"a cotangent of shape {cotangent.shape} was given for output {name!r}; its logits "
-                f"have {self.logits[name].shape}: give an array of this shape"
-            )
-        return cotangent
+        def pull(scale: np.float32) -> list[Array]:
+            results = run(tf.cast(cotangent * scale, dtype), *residuals)
+            return [_to_core(g, node) for g, node in zip(results, nodes, strict=True)]
+
+        return [gradient for gradient in checks.scaled(pull, half) if gradient is not None]
 
     def _node(self, layer: str) -> Node:
         node = self._graph.listing.find(layer)

@@ -1,6 +1,5 @@
 """Claims, files, inputs, and every refusal in one line."""
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -93,13 +92,19 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = tmp_path / "lambda.keras"
     inputs = keras.Input((4,))
-    x = keras.layers.Lambda(lambda t, place=str(marker): (open(place, "w"), t)[1])(inputs)
+    # Keras reads no default arguments of a stored function back: the place is a literal.
+    code = eval(f"lambda t: (open({str(marker)!r}, 'w'), t)[1]")
+    x = keras.layers.Lambda(code)(inputs)
     model = keras.Model(inputs, x)
     model.save(path)
     marker.unlink(missing_ok=True)
-    with refused(ModelFileError, "Lambda", "safe_mode=False"):
+    with refused(ModelFileError, "Lambda", "trust=True", "safe_mode=False"):
         gradcam_multi_open(path)
     assert not marker.exists()
+    opened = gradcam_multi_open(path, trust=True)
+    with opened.trace(np.ones((1, 4)), []):
+        pass
+    assert marker.exists()
 
 
 def test_a_class_that_keras_does_not_know(tmp_path: Path) -> None:
@@ -110,10 +115,17 @@ def test_a_class_that_keras_does_not_know(tmp_path: Path) -> None:
         gradcam_multi_open(path)
 
 
-def test_saved_model_folders_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "saved_model.pb").write_bytes(b"")
-    with refused(UnsupportedError, "SavedModel", ".keras"):
+def test_damaged_saved_model_folders(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"nothing")
+    with refused(ModelFileError, "SavedModel", "model.export"):
         gradcam_multi_open(tmp_path)
+
+
+def test_frozen_graphs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "frozen.pb"
+    path.write_bytes(b"")
+    with refused(UnsupportedError, "frozen graph", "SavedModel"):
+        gradcam_multi_open(path)
 
 
 @pytest.mark.parametrize(
@@ -224,26 +236,6 @@ def test_an_operation_without_a_gradient_is_named() -> None:
         assert trace.activations[0].shape == (1, 1, 6, 6)
         with refused(UnsupportedError, "'last'", "AdjustContrastv2"):
             trace.vjp({"last": np.ones_like(trace.logits["last"])})
-
-
-@pytest.mark.parametrize(
-    ("backend", "word"), [("torch", "KERAS_BACKEND=tensorflow"), ("tensorflow", "opened")]
-)
-def test_keras_on_another_backend_is_refused(backend: str, word: str) -> None:
-    if backend == "torch":
-        pytest.importorskip("torch", reason="Keras on torch needs torch; tox -e parity has both")
-    code = (
-        "import keras\n"
-        "from gradcam_multi_tensorflow.plugin import gradcam_multi_open\n"
-        "model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])\n"
-        "try:\n    gradcam_multi_open(model)\n    print('opened')\n"
-        "except Exception as error:\n    print(type(error).__name__, error)\n"
-    )
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert word in result.stdout
 
 
 def test_the_entry_point_imports_no_framework() -> None:
