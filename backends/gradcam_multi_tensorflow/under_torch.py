@@ -54,7 +54,7 @@ def _write_program(model: Any, takes: Any, target: str | Path) -> None:
     import torch
     from torch.utils import _pytree
 
-    class Positional(torch.nn.Module):
+    class Positional(torch.nn.Module):  # type: ignore[misc]  # types are checked without torch
         """Its forward method names no argument: a Keras model's takes whatever it is given."""
 
         def __init__(self) -> None:

@@ -26,7 +26,7 @@ OTHERS = BACKENDS[1:]
 MAP = 1e-3
 """Of the map's maximum, at the final feature map. Behind it there are at most a pooling and a dense
 layer, but the activations themselves have gone through up to 200 layers of float32, whose kernels
-sum in different orders: 1.8e-4 is measured (InceptionV3), and 2e-6 where there is no such depth."""
+sum in different orders: 1.8e-4 is measured (InceptionV3), 2e-6 where there is no such depth."""
 
 GRADIENT_L2 = 5e-2
 """Of the gradient's length, at an inner layer. A ReLU behind it whose argument is within float32
