@@ -22,14 +22,14 @@ from gradcam_multi.errors import (
     UnknownBackendError,
     UnknownLayerError,
 )
-from gradcam_multi.explainer import Explainer, batch_count, chosen_output
+from gradcam_multi.explainer import Explainer, batch_count
 from gradcam_multi.explanation import STATUS_NOTES
 from gradcam_multi.images import ImageSource, load_image
 from gradcam_multi.layers import Layers, final_feature_map
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE, Preprocess
 from gradcam_multi.spec import Inputs, Layer, Model
-from gradcam_multi.targets import class_scores
+from gradcam_multi.targets import chosen_output, class_scores
 from gradcam_multi.verification import check_inputs
 
 RUNNERS_UP = 4
@@ -180,7 +180,8 @@ def _candidate(explainer: Explainer, batch: Inputs, layer: Layer, chosen: bool) 
 def _gradient_norm(explainer: Explainer, batch: Inputs, layer: str) -> float:
     """Return the norm of the gradient of the top class's logit, the mean over the items."""
     with explainer.model.trace(batch, [layer]) as trace:
-        output = chosen_output(explainer.output, list(trace.logits))
+        shapes = {name: array.shape for name, array in trace.logits.items()}
+        output = chosen_output(explainer.output, shapes)
         logits = trace.logits[output]
         scores = class_scores(logits, output)
         top = np.argmax(np.nan_to_num(scores, nan=-np.inf), axis=1)
