@@ -25,7 +25,7 @@ from gradcam_multi.errors import (
 from gradcam_multi.explainer import Explainer, batch_count
 from gradcam_multi.explanation import STATUS_NOTES
 from gradcam_multi.images import ImageSource, load_image
-from gradcam_multi.layers import Layers, final_feature_map
+from gradcam_multi.layers import Layers, final_feature_map, path_of
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE, Preprocess
 from gradcam_multi.spec import Inputs, Layer, Model
@@ -127,8 +127,9 @@ def _examine(explainer: Explainer, batch: Inputs, found: Diagnosis) -> Diagnosis
     """Run the model: its layers first, for some frameworks know the rest only then."""
     listed = explainer.layers(batch)
     found = _with_specs(found, explainer.model)
-    name = explainer.layer
-    if name is None:
+    if explainer.layer is not None:
+        name = path_of(explainer.layer, listed)
+    else:
         outputs = outputs_of(explainer.model, listed)
         name = final_feature_map(listed, chosen_output(explainer.output, outputs)).name
     chosen = next((each for each in listed if each.name == name), Layer(name, "", "other", None))

@@ -54,7 +54,8 @@ def stated_by_op(op: tf.Operation, rank: int) -> int | None:
 
 def handed_on(op: tf.Operation, result: tf.Tensor, known: dict[str, int]) -> int | None:
     """Return the channel axis that a result has from what the operation read, or None."""
-    if result.shape.rank is None or result.shape.rank < 3:
+    rank = result.shape.rank
+    if rank is None or rank < 3:
         return None
     if op.type == "Transpose":
         axis, order = known.get(op.inputs[0].name), _order(op)

@@ -128,6 +128,6 @@ def as_network(network: "DemoNetwork | Network") -> Network:
         nodes=tuple(nodes),
         weights=network.weights,
         outputs={"scores": previous},
-        defaults={"scores": maps[-1]},
+        defaults={"scores": maps[-1]} if maps else {},
         probes=tuple(maps),
     )
