@@ -47,11 +47,11 @@ class Similarity:
         e = found.ravel()
         if self.kind == "dot":
             return float(e @ r), {name: r.reshape(found.shape)}
-        lengths = float(np.linalg.norm(e) * np.linalg.norm(r))
-        if lengths == 0:
+        length, other = float(np.linalg.norm(e)), float(np.linalg.norm(r))
+        if length == 0 or other == 0:
             return 0.0, {name: np.zeros_like(found)}
-        cosine = float(e @ r) / lengths
-        slope = r / lengths - cosine * e / float(e @ e)
+        cosine = float((e / length) @ (r / other))
+        slope = (r / other - cosine * (e / length)) / length
         return cosine, {name: slope.reshape(found.shape)}
 
     def describe(self, labels: Sequence[str] | None) -> str:

@@ -111,7 +111,7 @@ class FunctionScore:
         slopes: dict[str, Vector] = {}
         for name, x in found.items():
             step = _STEP * _scale(x)
-            along = {other: np.zeros_like(y) for other, y in found.items()}
+            along = {other: np.zeros(y.shape) for other, y in found.items()}
             entry = along[name].reshape(-1)
             coarse, fine = np.zeros(x.size), np.zeros(x.size)
             for k in range(x.size):

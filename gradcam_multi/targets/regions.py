@@ -78,7 +78,7 @@ class RegionScore:
         """Return the class's name, and how large the region is."""
         where = ""
         if isinstance(self.region, np.ndarray):
-            cells = np.count_nonzero(self.region)
+            cells = int(np.count_nonzero(self.region))
             where = f" in {cells} cell{'s' * (cells != 1)}"
         if not self.positive:
             return f"negative{where}"
