@@ -17,8 +17,8 @@ ClassName = int | str
 class ClassDifference:
     """Why this class and not those: its logit minus a weighted sum of the others'.
 
-    `index` is this class, the top one where left out; `others` the class or classes to tell it
-    from, by default the runner-up (the top class, where `index` is another). `weights` is one
+    `index` is this class, by default the top one that is none of the others; `others` the class or
+    classes to tell it from, by default the top one that is not this. `weights` is one
     number that they share, or one number each. For softmax the difference of two logits is the
     logarithm of how many times likelier one class is than the other (Finer-CAM, Zhang 2025, maps
     this score).
@@ -36,11 +36,14 @@ class ClassDifference:
                 "a difference of classes was asked for; the output has one class: give Binary()"
             )
         order = ranked(logits)
-        index = order[0] if self.index is None else settled_class(self.index, count, labels)
+        named = [] if self.others is None else _listed(self.others)
+        others = [settled_class(k, count, labels) for k in named]
+        if self.index is None:
+            index = next((k for k in order if k not in others), order[0])
+        else:
+            index = settled_class(self.index, count, labels)
         if self.others is None:
             others = [next(k for k in order if k != index)]
-        else:
-            others = [settled_class(k, count, labels) for k in _listed(self.others)]
         if index in others or not others:
             raise TargetError(
                 f"the difference of class {index} and {others} was asked for: give others that "

@@ -20,7 +20,8 @@ class RegionScore:
     `index` is a class, by index or name; left out, the one predicted for most of the region.
     `region` is "predicted", the cells where the class is the highest; a mask, of the output's own
     grid or of the input's size (then taken at the nearest cells), other than 0 where it counts; or
-    one cell of the output's grid, (row, column). `output` names the output.
+    one cell of the output's grid, (row, column). Where the class is predicted nowhere in an item,
+    its map is zero. `output` names the output.
 
     A head of one channel says yes or no: `positive=False` explains the "no", its logits negated,
     and the predicted region is where the logit is above 0, or not. `layout` says where the
@@ -40,7 +41,7 @@ class RegionScore:
         return () if self.output is None else (self.output,)
 
     def resolve_item(self, item: Item) -> Self:
-        """Settle class and region, a mask of the output's grid; raise TargetError where empty."""
+        """Settle class and region, a mask of the output's grid; raise TargetError for no such."""
         scores, _ = self._scores(item)
         count, grid = len(scores), scores.shape[1:]
         mask = None if _is_predicted(self.region) else self._mask(grid, item.size)
@@ -54,12 +55,6 @@ class RegionScore:
             index = 0  # of one channel, whatever it is called
         if mask is None:
             mask = self._predicted(scores, index)
-            if not mask.any():
-                name = class_name(index, item.labels) if count > 1 else self._answer()
-                raise TargetError(
-                    f"the region predicted as {name} was asked for, and no cell of the item is: "
-                    "give a mask, a cell or another class"
-                )
         return replace(self, index=index, region=mask)
 
     def score_item(self, item: Item) -> tuple[float, Mapping[str, Vector]]:
@@ -85,9 +80,6 @@ class RegionScore:
         if self.index is None or isinstance(self.index, str):
             return f"{self.index or 'top class'}{where}"
         return f"{class_name(self.index, labels)}{where}"
-
-    def _answer(self) -> str:
-        return "positive" if self.positive else "negative"
 
     def _scores(self, item: Item) -> tuple[Vector, int | None]:
         """(C, *grid) logits of the item, and the axis of the channels; None where there is none."""
@@ -131,7 +123,7 @@ class RegionScore:
                 "tuple"
             )
         mask = nearest(given != 0, grid)
-        if not mask.any():
+        if given.any() and not mask.any():
             raise TargetError(
                 f"the mask marks no cell of the output's grid {grid}: give one that is larger"
             )

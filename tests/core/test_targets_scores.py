@@ -51,6 +51,7 @@ CASES = {
     "ClassDifference": [
         (gm.ClassDifference(), 2.0 - 0.7),
         (gm.ClassDifference(1), -1.2 - 2.0),
+        (gm.ClassDifference(None, 2), 0.7 - 2.0),
         (gm.ClassDifference(0, 3, 0.5), 0.3 - 0.5 * 0.7),
         (gm.ClassDifference(2, [0, 1]), 2.0 - 0.5 * 0.3 + 0.5 * 1.2),
         (gm.ClassDifference(2, [0, 1], [2.0, 3.0]), 2.0 - 2 * 0.3 + 3 * 1.2),
@@ -308,7 +309,7 @@ def test_heads_of_one_channel_say_yes_or_no(shape):
         ({"index": 3}, "class 3 was asked for; the output has 3 classes"),
         ({"index": 0, "region": (4, 0)}, r"cell \(4, 0\) was asked for; the output's grid is"),
         ({"region": np.ones((3, 3))}, r"\(3, 3\) was asked for; .* \(4, 5\), the input's size"),
-        ({"region": np.zeros((4, 5))}, "marks no cell"),
+        ({"region": np.eye(8, 10, 9) > 0}, "marks no cell"),
         ({"region": "all"}, "'all' was asked for"),
         ({"region": (1, 2, 3)}, r"\(1, 2, 3\) was asked for"),
         ({"positive": False}, "3 channels, not one"),
@@ -320,13 +321,20 @@ def test_regions_that_do_not_fit(asked, match):
         region(MAP, **asked)
 
 
-def test_a_class_that_is_predicted_nowhere_is_an_error():
+def test_a_class_that_is_predicted_nowhere_has_a_region_without_cells():
+    """One picture without the class must not stop a batch of them."""
     scores = np.zeros((2, 4, 4))
     scores[0] = 1
-    with pytest.raises(TargetError, match=r"predicted as class 1 .* no cell of the item is"):
-        region(scores, index=1)
-    with pytest.raises(TargetError, match="predicted as negative"):
-        region(scores[:1], positive=False)
+    for found, total, slopes in (
+        region(scores, index=1),
+        region(scores[:1], positive=False),
+        region(scores, index=1, region=np.zeros((4, 4))),
+    ):
+        assert found.describe(None).endswith(" in 0 cells")
+        assert total == 0
+        assert not slopes["y"].any()
+        again = found.resolve_item(Item({"y": scores[: len(slopes["y"])]}, size=(8, 10)))
+        assert not again.region.any()
     with pytest.raises(TargetError, match=r"has the shape \(4,\) an item: a region needs a map"):
         region(ROW, (8, 10))
 
