@@ -132,7 +132,8 @@ def chosen_output(
     if len(shapes) == 1:
         return next(iter(shapes))
     raise TargetError(
-        f"no output was named, and the model returns {found}: say which to explain with output=..."
+        f"no output was named, and the model returns {found or 'none'}: say which to explain with "
+        "output=... (--model-output)"
     )
 
 
