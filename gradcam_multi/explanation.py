@@ -121,7 +121,10 @@ class Explanation:
         own = class_scores(self.outputs, self.output)
         # The model's own are more precise than logits in half precision; but behind a logarithm
         # (log-softmax) they are none.
-        trusted = self.activation is not None and bool((own >= 0).all())
+        if self.activation is None:
+            trusted = bool(_are_probabilities(own).all())  # their logits are out of reach
+        else:
+            trusted = bool((own >= 0).all())
         logits = class_scores(self.logits, self.output)
         p = own if trusted else probability(logits, self.activation)
         return np.array(
@@ -136,9 +139,7 @@ class Explanation:
         if self.activation is not None or not any(told):
             return found
         rows = class_scores(self.logits, self.output)
-        # Rounded to half precision, probabilities still sum to 1 but for 11 bits of each.
-        alike = (rows >= 0).all(1) & (np.abs(rows.sum(1) - 1) < 1e-3)
-        for i in np.flatnonzero(alike) if rows.shape[1] > 1 else ():
+        for i in np.flatnonzero(_are_probabilities(rows)):
             of = told[i]
             found[i] = of is not None and of(rows[i]) > _SURE
         return found
@@ -273,7 +274,19 @@ class Explanation:
 
 def _probability_of(target: AnyTarget) -> Callable[[np.ndarray], float] | None:
     """How to read a target's probability from those of all classes; None where it has none."""
+    if not isinstance(target, Target):
+        return None
+    own: Callable[[np.ndarray], float] | None = getattr(target, "probability_of", None)
     index = getattr(target, "index", None)
-    if not isinstance(target, Target) or index is None:
-        return getattr(target, "probability_of", None)
+    if own is not None or index is None:
+        return own
     return lambda probabilities: float(probabilities[index])
+
+
+def _are_probabilities(rows: np.ndarray) -> np.ndarray:
+    """(N,) whether rows of several scores are probabilities of classes that exclude each other."""
+    if rows.shape[1] < 2:
+        return np.zeros(len(rows), np.bool_)
+    # Rounded to half precision, they still sum to 1 but for 11 bits of each.
+    found: np.ndarray = (rows >= 0).all(1) & (np.abs(rows.sum(1) - 1) < 1e-3)
+    return found

@@ -1,6 +1,6 @@
 """A target about one box of a detector, before overlapping boxes are suppressed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -23,12 +23,12 @@ class BoxHead:
     that decodes offsets from anchors. `form` says what the four are: corners, or a corner or the
     centre with width and height. `channel_axis` is the axis, of one item, of a proposal's entries;
     the others count the proposals. `anchors` is how many proposals share a cell there, one after
-    the other. `first_class` is the entry of class 0 and `objectness` that of a factor of all
-    classes, in outputs that have one.
+    the other. `objectness` is the entry that is a factor of all classes, in outputs that have one;
+    `first_class` is that of class 0, by default the one behind box and objectness.
     """
 
     scores: str | None = None
-    boxes: str | Any | Callable[[Item], Any] | None = None
+    boxes: Any = None
     form: BoxForm = "xyxy"
     channel_axis: int = -1
     anchors: int = 1
@@ -70,7 +70,8 @@ class BoxHead:
     def _first(self) -> int:
         if self.first_class is not None:
             return self.first_class
-        return 4 if self.boxes is None else 0
+        start = 4 if self.boxes is None else 0
+        return start + (self.objectness == start)
 
     def _rows(self, found: Vector, name: str) -> Vector:
         """(P, entries): one row a proposal, the anchors of a cell one after the other."""

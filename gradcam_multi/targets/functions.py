@@ -78,7 +78,8 @@ class FunctionScore:
         return self._called()
 
     def _called(self) -> str:
-        return self.name or str(getattr(self.function, "__name__", "function"))
+        own = str(getattr(self.function, "__name__", "function"))
+        return self.name or own.replace("<lambda>", "function")
 
     def _argument(self, found: Mapping[str, Vector]) -> Any:
         # Copies, so that a function that writes to its argument spoils nothing.

@@ -188,6 +188,9 @@ def test_the_default_layer_is_that_of_the_outputs_that_a_target_names():
     assert explainer(inputs, 1).layer == "relu2"
     assert explainer(inputs, side).layer == "relu1"
     assert explainer(inputs, 1).layer == "relu2"  # the choice for one does not stick to the other
+    both = gm.FunctionScore(lambda z: z["side"][0] + z["logits"][1], outputs=("side", "logits"))
+    assert explainer(inputs, both).layer == "relu2"  # the last on the way to either
+    assert [e.layer for e in explainer.several(inputs, [side, side])] == ["relu1"] * 2
     with pytest.raises(TargetError, match=r"'sides' was asked for; .* did you mean 'side'"):
         explainer(inputs, gm.FunctionScore(np.sum, outputs="sides"))
 
@@ -291,6 +294,7 @@ def test_a_sure_softmax_out_of_reach_is_warned_of(monkeypatch):
         warnings.simplefilter("always")  # underflow may also leave a poor map: a warning of its own
         hidden = gm.explain(network, inputs)
     assert hidden.saturated.all()
+    np.testing.assert_allclose(hidden.probabilities, seen.probabilities, rtol=1e-6)  # not of these
     told = [str(w.message) for w in caught if "0.99" in str(w.message)]
     assert len(told) == 1
     assert told[0].startswith("2 of 2 items: the model returns probabilities")

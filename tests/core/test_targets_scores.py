@@ -384,11 +384,12 @@ def test_proposals_with_channels_in_front_and_an_objectness():
     objectness = np.array([0.9, 0.8, 0.7, 0.6])
     rows = np.concatenate([BOXES, objectness[:, None], SCORES], 1)
     item = Item({"y": rows.T.copy()})
-    head = gm.BoxHead(channel_axis=0, objectness=4, first_class=5)
-    target = gm.BoxScore(BOXES[0], 2, head, overlap=0.1).resolve_item(item)
-    score, _ = target.score_item(item)
-    assert score == pytest.approx(0.9 * SCORES[0, 2] + 0.7 * SCORES[2, 2])
-    check_derivatives(target, item)
+    for first in (5, None):
+        head = gm.BoxHead(channel_axis=0, objectness=4, first_class=first)
+        target = gm.BoxScore(BOXES[0], 2, head, overlap=0.1).resolve_item(item)
+        score, _ = target.score_item(item)
+        assert score == pytest.approx(0.9 * SCORES[0, 2] + 0.7 * SCORES[2, 2])
+        check_derivatives(target, item)
 
 
 def test_anchors_that_share_a_cell_and_boxes_that_are_decoded():
