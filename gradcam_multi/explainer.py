@@ -21,10 +21,10 @@ from gradcam_multi.spec import Folding, Inputs, Layer, Model, Trace
 from gradcam_multi.targets import (
     AnyTarget,
     as_targets,
-    chosen_output,
     outputs_read,
     score_batch,
 )
+from gradcam_multi.targets import chosen_output as chosen_output  # for what opens models itself
 from gradcam_multi.tokens import FoldedTrace, fold_rows
 
 Names = tuple[str, ...]

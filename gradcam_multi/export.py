@@ -15,7 +15,7 @@ from typing import Any, get_args
 from gradcam_multi.cam import method_named
 from gradcam_multi.choice import outputs_of
 from gradcam_multi.errors import ExportError, suggest
-from gradcam_multi.explainer import Explainer
+from gradcam_multi.explainer import Explainer, chosen_output
 from gradcam_multi.layers import final_feature_map, path_of
 from gradcam_multi.plugins import installed
 from gradcam_multi.preprocess import Preprocess
@@ -28,7 +28,6 @@ from gradcam_multi.spec import (
     Model,
     TensorSpec,
 )
-from gradcam_multi.targets import chosen_output
 from gradcam_multi.verification import (
     FRAMEWORKS,
     HALF,

@@ -55,11 +55,14 @@ def score_batch(
     labels: Sequence[str] | None = None,
     size: tuple[int, ...] = (),
     layout: Layout = "channels_first",
+    resolve: bool = True,
 ) -> Scored:
     """Score each item of a batch by its target, reading (N, ...) `logits` by the output's name.
 
     `output` is the one that is explained; `specs` say the outputs' activations; the rest is that
-    of `Item`. Raises TargetError where a target does not fit.
+    of `Item`. With `resolve=False` the targets are resolved ones, scored on what other inputs
+    give: box, region and class stay those of the run that they were resolved on. Raises
+    TargetError where a target does not fit.
     """
     activations = {spec.name: spec.activation for spec in specs}
     rows = class_scores(logits[output], output) if _read_rows(targets) else np.empty(0)
@@ -70,7 +73,7 @@ def score_batch(
     for i, target in enumerate(targets):
         derivatives: Mapping[str, Vector]
         if isinstance(target, Target):
-            target = target.resolve(rows[i], labels)
+            target = target.resolve(rows[i], labels) if resolve else target
             scores[i], derivative = target.score(rows[i], activations.get(output))
             derivatives = {output: derivative}
         else:
@@ -82,7 +85,7 @@ def score_batch(
                 size=size,
                 layout=layout,
             )
-            target = target.resolve_item(item)
+            target = target.resolve_item(item) if resolve else target
             scores[i], derivatives = target.score_item(item)
         resolved.append(target)
         finite[i] = all(np.isfinite(slope).all() for slope in derivatives.values())

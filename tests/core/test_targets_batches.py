@@ -346,6 +346,24 @@ def test_a_batch_is_scored_as_its_items_are():
     assert scored.scores[2] == logits["a"][2].max()
 
 
+def test_resolved_targets_are_scored_on_what_other_inputs_give():
+    rng = np.random.default_rng(8)
+    logits = {
+        "a": rng.normal(size=(2, 5)).astype("f4"),
+        "boxes": np.tile(np.array([[0, 0, 4, 4], [8, 8, 12, 12]], "f4"), (2, 1, 1)),
+        "scores": rng.normal(size=(2, 2, 3)).astype("f4"),
+    }
+    heads = gm.BoxHead("scores", "boxes")
+    targets = [None, gm.BoxScore((0, 0, 4, 4), heads=heads)]
+    first = score_batch([as_targets(t, 1)[0] for t in targets], logits, "a")
+    moved = {**logits, "a": -logits["a"], "boxes": logits["boxes"] + 100}
+    again = score_batch(first.targets, moved, "a", resolve=False)
+    assert again.targets == first.targets
+    assert again.scores.tolist() == [-first.scores[0], 0]  # the same class; no proposal is left
+    with pytest.raises(TargetError, match="closest of 2 proposals"):
+        score_batch(first.targets, moved, "a")
+
+
 def test_maps_of_a_class_difference_are_differences_of_gradients():
     network, inputs = probe_network(), probe_inputs(2)
     explainer = gm.Explainer(network, method="hirescam")
