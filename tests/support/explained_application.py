@@ -2,7 +2,7 @@
 
 Arguments: `tensorflow`, `torch`, `jax` or `onnx`, the folder that `applications.py` filled, and
 names. Writes NAME.BACKEND.npz: maps, gradients and activations at two layers. Under `torch` it
-also writes NAME.onnx, by Keras' own export.
+also writes NAME.onnx.
 """
 
 import os
@@ -19,6 +19,8 @@ TARGETS = (0, 3, 7)
 
 
 def main(backend: str, folder: str, *names: str) -> None:
+    if backend == "jax":  # each program runs a few times only: compiling is most of the time
+        os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     if backend != "onnx":
         os.environ["KERAS_BACKEND"] = backend  # before keras is imported
     for name in names:
@@ -32,7 +34,7 @@ def main(backend: str, folder: str, *names: str) -> None:
             results = explained(path, inputs, inner)
         np.savez(Path(folder, f"{name}.{backend}.npz"), **results)
         if backend == "torch":
-            export(path, inputs, Path(folder, f"{name}.onnx"))
+            export(path, Path(folder, f"{name}.onnx"))
 
 
 def explained(
@@ -64,33 +66,38 @@ def explained(
 
 def same_tensor(path: str, inputs: np.ndarray, activation: np.ndarray) -> str:
     """Name the layer of an export whose result is the given one: exporters rename."""
-    from gradcam_multi import Explainer
+    import onnx
+    import onnxruntime
 
-    explainer = Explainer(path)
-    shape = activation.shape[1:]
-    names = [
-        layer.name
-        for layer in explainer.layers(inputs)
-        if layer.grid and layer.shape and sorted(map(int, layer.shape[1:])) == sorted(shape)
-    ]
-    with explainer.model.trace(inputs, names) as trace:
-        errors = [
-            np.abs(found - activation).max() if found.shape == activation.shape else np.inf
-            for found in trace.activations
-        ]
+    from gradcam_multi import layers
+
+    extents = sorted(activation.shape[1:])
+    found = [layer for layer in layers(path) if layer.grid and layer.shape]
+    # An exported reshape may leave extents that only the run tells.
+    names = [x.name for x in found if None in x.shape[1:] or sorted(x.shape[1:]) == extents]
+    model = onnx.load(path)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    values = session.run(names, {session.get_inputs()[0].name: inputs})
+    last = np.moveaxis(activation, 1, -1)
+    errors = [
+        min(
+            (np.abs(value - wanted).max() for wanted in (activation, last)
+             if value.shape == wanted.shape), default=np.inf,
+        )
+        for value in values
+    ]  # fmt: skip
     return names[int(np.argmin(errors))]
 
 
-def export(path: str, inputs: np.ndarray, target: Path) -> None:
-    """Write a stored network as ONNX by Keras' export under its torch backend."""
+def export(path: str, target: Path) -> None:
+    """Write a stored network as ONNX, as the adapter does."""
     import keras
+    from gradcam_multi_tensorflow.under_torch import write
 
-    model = keras.saving.load_model(path, compile=False)
-    model.eval()
-    model(inputs)  # never called, it is refused
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.export(target, format="onnx", verbose=False)
+    write(keras.saving.load_model(path, compile=False), target)
 
 
 if __name__ == "__main__":
