@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradcam_multi.errors import LayerError, NoDefaultLayerError
-from gradcam_multi.layers import check_channels, final_feature_map, residual_stream
+from gradcam_multi.layers import Ends, check_channels, final_feature_map, residual_stream
 from gradcam_multi.spec import Layer, Model, Trace
 from gradcam_multi.tokens import FoldedTrace, Grid, Sizes, folding_of, grids_behind
 
@@ -31,8 +31,8 @@ def outputs_of(model: Model, listed: Sequence[Layer]) -> dict[str, tuple[int | N
     return {name: made[name] for name in dict.fromkeys([*declared, *made])}
 
 
-def choose(listed: Sequence[Layer], named: str | None, output: str | None) -> Choice:
-    """Return the layer named, or the default one for an output.
+def choose(listed: Sequence[Layer], named: str | None, output: Ends) -> Choice:
+    """Return the layer named, or the default one for an output, or for several.
 
     Raises NoDefaultLayerError, and LayerError for a named layer without known channels.
     """

@@ -181,7 +181,8 @@ def _candidate(explainer: Explainer, batch: Inputs, layer: Layer, chosen: bool) 
 def _gradient_norm(explainer: Explainer, batch: Inputs, layer: str) -> float:
     """Return the norm of the gradient of the top class's logit, the mean over the items."""
     with explainer.model.trace(batch, [layer]) as trace:
-        output = chosen_output(explainer.output, list(trace.logits))
+        shapes = {name: array.shape for name, array in trace.logits.items()}
+        output = chosen_output(explainer.output, shapes)
         logits = trace.logits[output]
         scores = class_scores(logits, output)
         top = np.argmax(np.nan_to_num(scores, nan=-np.inf), axis=1)

@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam import method_named, raw_maps
 from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid, outputs_of
-from gradcam_multi.errors import InputError, TargetError, suggest
-from gradcam_multi.explanation import STATUS_NOTES, Explanation
-from gradcam_multi.layers import Layers, mark_default, path_of
+from gradcam_multi.errors import InputError, TargetError
+from gradcam_multi.explanation import SATURATED, STATUS_NOTES, Explanation
+from gradcam_multi.layers import Ends, Layers, mark_default, path_of
 from gradcam_multi.plugins import installed
 from gradcam_multi.sizes import arrays_of, image_sizes, sizes_key, spatial_size
-from gradcam_multi.spec import Folding, Inputs, Model, Trace
-from gradcam_multi.targets import Target, as_targets, class_scores
+from gradcam_multi.spec import Folding, Inputs, Layer, Model, Trace
+from gradcam_multi.targets import (
+    AnyTarget,
+    as_targets,
+    outputs_read,
+    score_batch,
+)
+from gradcam_multi.targets import chosen_output as chosen_output  # for what opens models itself
 from gradcam_multi.tokens import FoldedTrace, fold_rows
+
+Names = tuple[str, ...]
 
 
 class CamWarning(UserWarning):
@@ -66,7 +74,7 @@ class Explainer:
         self.batch_size = batch_size
         self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
-        self._resolved: dict[tuple[Any, ...], Choice] = {}
+        self._resolved: dict[tuple[Any, Names], Choice] = {}
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
         """Explain a batch: one forward pass, and one step back from the target to the layer.
@@ -82,14 +90,15 @@ class Explainer:
         count = batch_count(inputs)
         size = self.batch_size or count
         per_target = [as_targets(target, count) for target in targets]
+        read = [outputs_read(row) for row in per_target]
         parts = []
         for start in range(0, count, size):
             chunk = inputs if size >= count else _part(inputs, slice(start, start + size))
             rows = [row[start : start + size] for row in per_target]
-            parts.append(self._run(chunk, rows))
+            parts.append(self._run(chunk, rows, read))
         explanations = [Explanation.concatenate(group) for group in zip(*parts, strict=True)]
         for explanation in explanations:
-            _warn(explanation, self._choice(inputs).default)
+            _warn(explanation, self._choice(inputs, read).default)
         return explanations
 
     def layers(self, inputs: Inputs = None) -> Layers:
@@ -118,14 +127,16 @@ class Explainer:
             check_items(choice.name, len(trace.activations[0]), batch_count(inputs))
             yield trace
 
-    def _run(self, inputs: Inputs, rows: Sequence[Sequence[Target]]) -> list[Explanation]:
-        first = choice = self._choice(inputs)
-        explanations, dead = self._explain_at(choice, inputs, rows)
+    def _run(
+        self, inputs: Inputs, rows: Sequence[Sequence[AnyTarget]], read: Sequence[Names]
+    ) -> list[Explanation]:
+        first = choice = self._choice(inputs, read)
+        explanations, dead = self._explain_at(choice, inputs, rows, read)
         while dead and choice.upstream:
             choice = moved(choice)
-            found, dead = self._explain_at(choice, inputs, rows)
+            found, dead = self._explain_at(choice, inputs, rows, read)
             if not dead:
-                self._resolved[sizes_key(inputs)] = choice
+                self._resolved[_key(inputs, read)] = choice
                 warnings.warn(
                     f"the score depends on the prefix tokens alone at {first.name!r}, the default "
                     f"layer, which enters the last block: {choice.name!r} is explained instead; "
@@ -137,7 +148,11 @@ class Explainer:
         return explanations
 
     def _explain_at(
-        self, choice: Choice, inputs: Inputs, rows: Sequence[Sequence[Target]]
+        self,
+        choice: Choice,
+        inputs: Inputs,
+        rows: Sequence[Sequence[AnyTarget]],
+        read: Sequence[Names],
     ) -> tuple[list[Explanation], bool]:
         """The explanations at a layer, and whether only a prefix of its tokens has gradients."""
         layer = choice.name
@@ -145,62 +160,89 @@ class Explainer:
             size = spatial_size(inputs, self.model.inputs, trace.activations[0])
             finite = _finite_items(inputs)
             found, dead = [], []
-            for row in rows:
-                found.append(self._explain(trace, row, layer, size, finite))
+            for row, names in zip(rows, read, strict=True):
+                found.append(self._explain(trace, row, names, layer, size, finite))
                 dead.append(isinstance(trace, FoldedTrace) and trace.dead)
             return found, all(dead)
 
     def _explain(
         self,
         trace: Trace,
-        targets: Sequence[Target],
+        targets: Sequence[AnyTarget],
+        read: Names,
         layer: str,
         size: tuple[int, ...],
         finite: NDArray[np.bool_],
     ) -> Explanation:
-        output = chosen_output(self.output, {name: z.shape for name, z in trace.logits.items()})
-        activation = next((s.activation for s in self.model.outputs if s.name == output), None)
-        raw = trace.logits[output]
-        logits = class_scores(raw, output)
-        resolved = [t.resolve(z, self.labels) for t, z in zip(targets, logits, strict=True)]
-        scored = [t.score(z, activation) for t, z in zip(resolved, logits, strict=True)]
-        cotangent = np.stack([derivative for _, derivative in scored]).astype(np.float32)
-        (gradients,) = trace.vjp({output: cotangent.reshape(raw.shape)})
+        shapes = {name: z.shape for name, z in trace.logits.items()}
+        output = chosen_output(read[0] if read else self.output, shapes)
+        scored = score_batch(
+            targets,
+            trace.logits,
+            output,
+            specs=self.model.outputs,
+            labels=self.labels,
+            size=size,
+            layout=next((s.layout for s in self.model.inputs if s.layout), "channels_first"),
+        )
+        (gradients,) = trace.vjp(scored.cotangents)
         cam, status = raw_maps(
             trace.activations[0],
             gradients,
             self.method,
             guided=self.guided,
-            finite_inputs=finite,
+            finite_inputs=finite & scored.finite,
         )
         return Explanation(
             cam=cam,
             status=status,
-            scores=np.array([score for score, _ in scored]),
-            targets=tuple(resolved),
+            scores=scored.scores,
+            targets=scored.targets,
             outputs=trace.outputs[output],
-            logits=raw,
+            logits=trace.logits[output],
             layer=layer,
             method=self.method.name,
             backend=self.model.backend,
             output=output,
             size=size,
-            activation=activation,
+            activation=next((s.activation for s in self.model.outputs if s.name == output), None),
             labels=self.labels,
         )
 
-    def _choice(self, inputs: Inputs) -> Choice:
-        """The layer that was named, or the default one; looked up once for inputs of a shape."""
-        key = sizes_key(inputs)
+    def _choice(self, inputs: Inputs, read: Sequence[Names] = ()) -> Choice:
+        """The layer that was named, or the default one; looked up once for inputs of a shape.
+
+        `read` are the outputs that each row of targets names; where all name some, it is the
+        default layer of these.
+        """
+        key = _key(inputs, read)
         if key not in self._resolved:
             listed = self.model.layers(inputs)
-            names = outputs_of(self.model, listed)
-            # With a layer that is named, the run will tell whether the output exists.
-            told = self.layer is None or (names and self.output in (None, *names))
-            output = chosen_output(self.output, names) if told else self.output
-            layer = None if self.layer is None else path_of(self.layer, listed)
-            self._resolved[key] = choose(listed, layer, output)
+            named = None if self.layer is None else path_of(self.layer, listed)
+            self._resolved[key] = choose(listed, named, self._ends(listed, key[1]))
         return self._resolved[key]
+
+    def _ends(self, listed: Sequence[Layer], read: Names) -> Ends:
+        """The outputs explained, as far as the listing tells; None where the run has to."""
+        names = outputs_of(self.model, listed)
+        # With a layer that is named, the run will tell whether the output exists.
+        told = self.layer is None or (names and self.output in (None, *names))
+        if not told:
+            return self.output
+        if read:
+            return tuple(chosen_output(name, names) for name in read)
+        try:
+            return chosen_output(self.output, names)
+        except TargetError:
+            if self.output is None and (None in names.values() or not names):
+                return None
+            raise
+
+
+def _key(inputs: Inputs, read: Sequence[Names]) -> tuple[Any, Names]:
+    """What the choice of the layer depends on."""
+    every = tuple(dict.fromkeys(name for names in read for name in names))
+    return sizes_key(inputs), every if all(read) else ()
 
 
 def explain(
@@ -293,25 +335,14 @@ def _part(inputs: Inputs, items: slice) -> Inputs:
     return inputs[items]
 
 
-def chosen_output(asked: str | None, names: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return the output asked for; else `logits` where one is called so, else the first.
-
-    Raises TargetError where the model returns no such output; it says the shapes where `names`
-    maps to them.
-    """
-    if asked is None:
-        return "logits" if "logits" in names else next(iter(names))
-    if asked not in names:
-        shapes = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
-        found = [f"{name} {shapes[name] or ''}".strip().replace("None", "N") for name in names]
-        raise TargetError(
-            f"output {asked!r} was asked for; the model returns {', '.join(found)}"
-            f"{suggest(asked, names)}"
-        )
-    return asked
-
-
 def _warn(explanation: Explanation, default: str | None) -> None:
+    sure = explanation.saturated.sum()
+    if sure:
+        warnings.warn(
+            f"{sure} of {len(explanation)} items: {SATURATED}",
+            CamWarning,
+            stacklevel=_callers_level(),
+        )
     for status in dict.fromkeys(explanation.status):
         if status != "ok":
             count = explanation.status.count(status)

@@ -1,7 +1,7 @@
 """What an explanation holds, and the forms it can be kept in."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,14 @@ from gradcam_multi.cam import Status, rescale
 from gradcam_multi.errors import ImageError
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
-from gradcam_multi.targets import Activation, Target, class_scores, probability
+from gradcam_multi.targets import (
+    Activation,
+    AnyTarget,
+    Target,
+    class_name,
+    class_scores,
+    probability,
+)
 
 if TYPE_CHECKING:  # Pillow is imported when a picture is asked for
     from PIL import Image
@@ -28,6 +35,12 @@ STATUS_NOTES: dict[Status, str] = {
     "nonfinite": "inputs, activations or gradients hold NaN or infinity; check inputs and weights",
 }
 """What each status means and what to do about it, in a line."""
+
+SATURATED = (
+    "the model returns probabilities whose logits cannot be reached, and the explained class has "
+    "more than 0.99: gradients underflow there; hand over the model as it is before its softmax"
+)
+_SURE = 0.99
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Explanation:
     cam: Array
     status: tuple[Status, ...]
     scores: np.ndarray
-    targets: tuple[Target, ...]
+    targets: tuple[AnyTarget, ...]
     outputs: Array
     logits: Array
     layer: str
@@ -102,23 +115,42 @@ class Explanation:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(N,) float64: the probability of each target's class; NaN where it is about none."""
+        told = [_probability_of(target) for target in self.targets]
+        if not any(told):
+            return np.full(len(self), np.nan)
         own = class_scores(self.outputs, self.output)
         # The model's own are more precise than logits in half precision; but behind a logarithm
         # (log-softmax) they are none.
-        trusted = self.activation is not None and bool((own >= 0).all())
+        if self.activation is None:
+            trusted = bool(_are_probabilities(own).all())  # their logits are out of reach
+        else:
+            trusted = bool((own >= 0).all())
         logits = class_scores(self.logits, self.output)
         p = own if trusted else probability(logits, self.activation)
-        pairs = zip(self.classes, p, strict=True)
-        return np.array([np.nan if c is None else row[c] for c, row in pairs])
+        return np.array(
+            [np.nan if of is None else of(row) for of, row in zip(told, p, strict=True)]
+        )
+
+    @cached_property
+    def saturated(self) -> np.ndarray:
+        """(N,) bool: whether the score is a probability above 0.99 whose logit is out of reach."""
+        found = np.zeros(len(self), np.bool_)
+        told = [_probability_of(target) for target in self.targets]
+        if self.activation is not None or not any(told):
+            return found
+        rows = class_scores(self.logits, self.output)
+        for i in np.flatnonzero(_are_probabilities(rows)):
+            of = told[i]
+            found[i] = of is not None and of(rows[i]) > _SURE
+        return found
 
     def name(self, index: int = 0) -> str:
-        """What an item's target is called: the class's label, or its index."""
-        number = self.classes[index]
-        if number is None:
-            return str(self.targets[index])
-        if self.labels is not None and number < len(self.labels):
-            return self.labels[number]
-        return f"class {number}"
+        """What an item's target is called: the class's label, or its index, or what is asked."""
+        target, number = self.targets[index], self.classes[index]
+        describe = getattr(target, "describe", None)
+        if describe is not None:
+            return str(describe(self.labels))
+        return str(target) if number is None else class_name(number, self.labels)
 
     def overlay(
         self,
@@ -218,6 +250,7 @@ class Explanation:
                 {
                     "class": self.classes[i],
                     "label": self.name(i),
+                    "target": type(self.targets[i]).__name__,
                     "score": float(self.scores[i]),
                     "probability": None if np.isnan(p) else p,
                     "status": self.status[i],
@@ -237,3 +270,23 @@ class Explanation:
         stream = BytesIO()
         self.to_pil().save(stream, "PNG")
         return stream.getvalue()
+
+
+def _probability_of(target: AnyTarget) -> Callable[[np.ndarray], float] | None:
+    """How to read a target's probability from those of all classes; None where it has none."""
+    if not isinstance(target, Target):
+        return None
+    own: Callable[[np.ndarray], float] | None = getattr(target, "probability_of", None)
+    index = getattr(target, "index", None)
+    if own is not None or index is None:
+        return own
+    return lambda probabilities: float(probabilities[index])
+
+
+def _are_probabilities(rows: np.ndarray) -> np.ndarray:
+    """(N,) whether rows of several scores are probabilities of classes that exclude each other."""
+    if rows.shape[1] < 2:
+        return np.zeros(len(rows), np.bool_)
+    # Rounded to half precision, they still sum to 1 but for 11 bits of each.
+    found: np.ndarray = (rows >= 0).all(1) & (np.abs(rows.sum(1) - 1) < 1e-3)
+    return found

@@ -1,12 +1,14 @@
 """The layer that is chosen for you: one rule over the operations that any adapter lists."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from gradcam_multi.errors import LayerError, NoDefaultLayerError
 from gradcam_multi.spec import Layer
 
 _MIXERS = ("conv", "linear", "attention")
+Ends = str | Collection[str] | None
+"""The output, or outputs, that count; None for any."""
 
 
 class Layers(tuple[Layer, ...]):
@@ -94,7 +96,7 @@ def mark_default(layers: Iterable[Layer], output: str | None = None) -> Layers:
     )
 
 
-def final_feature_map(layers: Sequence[Layer], output: str | None = None) -> Layer:
+def final_feature_map(layers: Sequence[Layer], output: Ends = None) -> Layer:
     """Choose the final feature map among a model's operations.
 
     It is what the last convolution makes that has a grid of more than one cell, lies on a path to
@@ -125,7 +127,7 @@ def final_feature_map(layers: Sequence[Layer], output: str | None = None) -> Lay
     return _follow(features[-1], path, mixed_after)
 
 
-def residual_stream(layers: Sequence[Layer], output: str | None = None) -> list[Layer]:
+def residual_stream(layers: Sequence[Layer], output: Ends = None) -> list[Layer]:
     """Return what enters each block of attention, the last block first; [] without such blocks.
 
     It is looked for behind the last convolution only. What enters a block is the last tensor with
@@ -137,9 +139,7 @@ def residual_stream(layers: Sequence[Layer], output: str | None = None) -> list[
     return list(_stream(path, _convolutions(path)[1], output))
 
 
-def _stream(
-    path: Sequence[Layer], features: Sequence[Layer], output: str | None
-) -> Iterator[Layer]:
+def _stream(path: Sequence[Layer], features: Sequence[Layer], output: Ends) -> Iterator[Layer]:
     behind = _descendants(path, features[-1].name) if features else {x.name for x in path}
     products = [x for x in path if x.role == "attention" and x.name in behind]
     passages = _passages(path, features[0]) if products and features else set()
@@ -207,12 +207,13 @@ def _reaching(path: Sequence[Layer], ends: set[str]) -> set[str]:
     return found
 
 
-def _ends(layers: Sequence[Layer], output: str | None) -> set[str]:
+def _ends(layers: Sequence[Layer], output: Ends) -> set[str]:
+    wanted = {output} if isinstance(output, str) else output
     made = [layer for layer in layers if layer.output is not None]
-    return {layer.name for layer in made if output in (None, layer.output)}
+    return {layer.name for layer in made if wanted is None or layer.output in wanted}
 
 
-def _path(layers: Sequence[Layer], output: str | None) -> list[Layer]:
+def _path(layers: Sequence[Layer], output: Ends) -> list[Layer]:
     on_path = _reaching(layers, _ends(layers, output))
     return [layer for layer in layers if layer.name in on_path]
 

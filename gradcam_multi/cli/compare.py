@@ -78,6 +78,12 @@ WORST = 4  # cases in the panel
     metavar="FILE",
     help="For models that a function builds: once for all of them, or once for each.",
 )
+@click.option(
+    "--model-output",
+    multiple=True,
+    metavar="NAME",
+    help="Output to explain; once for all models, or for each.",
+)
 @click.option("--trust", is_flag=True, help="Run code that the models' files hold.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -94,6 +100,7 @@ def command(
     output: Path | None,
     backend: tuple[str, ...],
     weights: tuple[str, ...],
+    model_output: tuple[str, ...],
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -120,6 +127,7 @@ def command(
         layers=_layers(layer, len(models)),
         method=method,
         backends=backend or (None,),
+        outputs=model_output or (None,),
         labels=read_labels(labels) if labels else None,
         preprocess=[Preprocess.named(name) for name in preprocess],
     )

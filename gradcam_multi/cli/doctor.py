@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from gradcam_multi.cli.models import model_options, open_model
+from gradcam_multi.cli.scores import output_option
 from gradcam_multi.doctor import doctor
 
 
@@ -25,6 +26,7 @@ from gradcam_multi.doctor import doctor
     metavar="PRESET|FILE",
     help="For --image: imagenet, caffe, tf, unit, or a JSON file.",
 )
+@output_option
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -32,6 +34,7 @@ def command(
     layer: str | None,
     image: Path | None,
     preprocess: str,
+    model_output: str | None,
     backend: str | None,
     weights: str | None,
     trust: bool,
@@ -51,6 +54,7 @@ def command(
         layer=layer,
         backend=backend,
         trust=trust,
+        output=model_output,
     )
     click.echo(found.to_json().rstrip() if as_json else str(found))
     if not found.explainable:

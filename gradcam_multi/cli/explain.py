@@ -17,6 +17,7 @@ from tqdm import tqdm
 from gradcam_multi.cam import method_named
 from gradcam_multi.cli.main import class_or_name, grid_option, make_folder
 from gradcam_multi.cli.models import model_options, open_model
+from gradcam_multi.cli.scores import asked_target, output_option, score_options
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
@@ -53,6 +54,7 @@ class Picture:
     metavar="N|NAME",
     help="Class to explain.  [default: the top class]",
 )
+@score_options
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Explain the K highest classes.")
 @click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
 @grid_option
@@ -79,12 +81,15 @@ class Picture:
     type=click.Path(path_type=Path),
     help="Folder for the pictures.",
 )
+@output_option
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of a table.")
 def command(
     model: str,
     images: tuple[str, ...],
     target: int | str | None,
+    score: str,
+    versus: int | str | None,
     top: int | None,
     layer: str | None,
     grid: tuple[int, ...] | None,
@@ -93,6 +98,7 @@ def command(
     labels: str | None,
     preprocess: str,
     output: Path,
+    model_output: str | None,
     backend: str | None,
     weights: str | None,
     trust: bool,
@@ -107,6 +113,11 @@ def command(
     """
     if target is not None and top is not None:
         raise click.UsageError("--target and --top exclude each other: give one")
+    if top is not None and (score, versus) != ("logit", None):
+        raise click.UsageError("--top ranks logits: leave out --score and --versus")
+    targets = [asked_target(target, score, versus)]
+    if top is not None:
+        targets = [TopClass(rank) for rank in range(top)]
     paths = find_images(images)
     prepare = Preprocess.named(preprocess)
     names = read_labels(labels) if labels else None
@@ -120,8 +131,8 @@ def command(
         guided=guided,
         trust=trust,
         grid=grid,
+        output=model_output,
     )
-    targets = [target] if top is None else [TopClass(rank) for rank in range(top)]
     make_folder(output)
 
     records: list[dict[str, Any]] = []

@@ -7,6 +7,7 @@ import click
 
 from gradcam_multi.cli.main import grid_option
 from gradcam_multi.cli.models import Shape, made_up, model_options, open_model, size_option
+from gradcam_multi.cli.scores import output_option
 from gradcam_multi.export import export
 
 
@@ -44,6 +45,7 @@ from gradcam_multi.export import export
     help="Whether class_index may be left out; ONNX Runtime Web needs it required.",
 )
 @size_option
+@output_option
 @model_options
 def command(
     model: str,
@@ -56,6 +58,7 @@ def command(
     opset: int | None,
     class_input: Any,
     input_size: Shape | None,
+    model_output: str | None,
     backend: str | None,
     weights: str | None,
     trust: bool,
@@ -79,6 +82,7 @@ def command(
         class_input=class_input,
         backend=backend,
         trust=trust,
+        output=model_output,
         grid=grid,
     )
     click.echo(

@@ -133,5 +133,34 @@ def test_a_closed_pipe_is_no_error():
 
 def test_command_modules_are_all_listed():
     package = Path(importlib.util.find_spec("gradcam_multi.cli").origin).parent
-    modules = {path.stem for path in package.glob("*.py")} - {"__init__", "main", "models"}
-    assert modules == set(COMMANDS)
+    shared = {"__init__", "main", "models", "scores"}
+    assert {path.stem for path in package.glob("*.py")} - shared == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--versus", "1", "--score", "probability"], "--versus and --score probability exclude"),
+        (["--score", "positive", "--target", "1"], "--score positive is about no class"),
+        (["--top", "2", "--score", "region"], "--top ranks logits"),
+        (["--top", "2", "--versus", "1"], "--top ranks logits"),
+        (["--score", "best"], "'best' is not one of 'logit'"),
+    ],
+)
+def test_scores_that_exclude_each_other(photo, options, match):
+    result = run("explain", "model.onnx", photo, *options)
+    assert result.exit_code == 2
+    assert match in result.stderr
+
+
+def test_what_the_command_line_says_of_the_score():
+    import gradcam_multi as gm
+    from gradcam_multi.cli.scores import SCORES, asked_target
+
+    assert asked_target("cat", "logit", "dog") == gm.ClassDifference("cat", "dog")
+    assert asked_target(3, "log-probability", None) == gm.LogProbability(3)
+    assert asked_target(None, "negative", None) == gm.Binary(positive=False)
+    assert asked_target(None, "down", None) == gm.Regression(-1)
+    assert asked_target(2, "region", None).index == 2
+    assert asked_target(None, "logit", None) == gm.ClassScore()
+    assert len(SCORES) == 8
