@@ -7,12 +7,12 @@ Each is a function of arrays, channels first, and of a `Score`; `METRICS` is the
 from gradcam_multi.metrics.baselines import Baseline, baseline_of, blurred
 from gradcam_multi.metrics.confidence import average_drop, average_gain, increase, masked
 from gradcam_multi.metrics.curves import Curve, deletion, insertion
-from gradcam_multi.metrics.evaluator import Evaluator, RandomMaps, evaluate
 from gradcam_multi.metrics.evaluation import RANDOM, Evaluation
+from gradcam_multi.metrics.evaluator import Evaluator, RandomMaps, evaluate
 from gradcam_multi.metrics.fidelity import mu_fidelity
+from gradcam_multi.metrics.imputation import Road, imputed, road
 from gradcam_multi.metrics.localization import box_masks, energy, iou, pointing_game
 from gradcam_multi.metrics.quality import adcc, coherency, complexity
-from gradcam_multi.metrics.imputation import Road, imputed, road
 from gradcam_multi.metrics.score import ModelScore, Score
 from gradcam_multi.metrics.stability import max_sensitivity
 from gradcam_multi.metrics.table import METRICS, Case, Metric, Options

@@ -15,7 +15,7 @@ _INK = (28, 30, 34)
 _SMALL_PRINT = (94, 99, 108)
 _GRID = (222, 225, 229)
 # Okabe and Ito's colours, told apart with any colour vision and in grey print.
-_METHOD, _BEST, _BASELINE = (86, 180, 233), (0, 88, 142), (170, 172, 176)
+_METHOD, _BEST, _BASELINE = (86, 180, 233), (230, 159, 0), (170, 172, 176)
 _COLUMNS = 3
 
 
@@ -40,7 +40,7 @@ class _Style:
 def chart(evaluation: Evaluation, *, title: str = "") -> Image.Image:
     """Draw the means of all metrics, each on its own axis, with their standard errors.
 
-    The best methods are dark blue, the random baseline grey. Methods stand in the same order in
+    The best methods are orange, the random baseline grey. Methods stand in the same order in
     every chart, so that one can be followed through all.
     """
     style = _Style.usual()
@@ -150,16 +150,16 @@ def _axis(evaluation: Evaluation, metric: str) -> tuple[float, float]:
 
 
 def _round_up(value: float) -> float:
-    """The next larger of 1, 2, 2.5, 4, 5, 8 times a power of ten; 0 for 0."""
+    """The next larger of 1, 2, 5 times a power of ten; 0 for 0."""
     if value <= 0:
         return 0.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(n * power for n in (1, 2, 2.5, 4, 5, 8, 10) if n * power >= value * (1 - 1e-9))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= value * (1 - 1e-9))
 
 
 def _marks(low: float, high: float) -> list[float]:
-    """Two to six round numbers on the axis, zero among them."""
-    step = _round_up((high - low) / 5)
+    """Three to seven round numbers on the axis, zero among them."""
+    step = _round_up((high - low) / 6)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [step * number for number in range(first, last + 1)]
