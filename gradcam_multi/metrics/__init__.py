@@ -13,6 +13,15 @@ from gradcam_multi.metrics.fidelity import mu_fidelity
 from gradcam_multi.metrics.imputation import Road, imputed, road
 from gradcam_multi.metrics.localization import box_masks, energy, iou, pointing_game
 from gradcam_multi.metrics.quality import adcc, coherency, complexity
+from gradcam_multi.metrics.sanity import (
+    Cascade,
+    Randomise,
+    cascade,
+    model_similarity,
+    random_logit,
+    shuffled,
+    weighted_layers,
+)
 from gradcam_multi.metrics.score import ModelScore, Score
 from gradcam_multi.metrics.stability import max_sensitivity
 from gradcam_multi.metrics.table import METRICS, Case, Metric, Options
@@ -21,6 +30,7 @@ __all__ = [
     "METRICS",
     "RANDOM",
     "Baseline",
+    "Cascade",
     "Case",
     "Curve",
     "Evaluation",
@@ -29,6 +39,7 @@ __all__ = [
     "ModelScore",
     "Options",
     "RandomMaps",
+    "Randomise",
     "Road",
     "Score",
     "adcc",
@@ -37,6 +48,7 @@ __all__ = [
     "baseline_of",
     "blurred",
     "box_masks",
+    "cascade",
     "coherency",
     "complexity",
     "deletion",
@@ -48,7 +60,11 @@ __all__ = [
     "iou",
     "masked",
     "max_sensitivity",
+    "model_similarity",
     "mu_fidelity",
     "pointing_game",
+    "random_logit",
     "road",
+    "shuffled",
+    "weighted_layers",
 ]
