@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -386,3 +387,20 @@ def test_max_sensitivity():
     assert metrics.max_sensitivity(explain, inputs, blank).tolist() == [1] * 3
     with pytest.raises(InputError, match="0 samples"):
         metrics.max_sensitivity(explain, inputs, heat, samples=0)
+
+
+def test_every_metric_is_defined_in_the_document():
+    document = Path(__file__).parents[2] / "docs" / "metrics.md"
+    rows = [line.split("|") for line in document.read_text("utf-8").splitlines()]
+    defined = {row[1].strip(" `"): row for row in rows if len(row) == 7}
+    for name, metric in metrics.METRICS.items():
+        assert defined[name][3].strip() == metric.better
+    papers = document.read_text("utf-8")
+    for metric in metrics.METRICS.values():
+        assert metric.paper.rpartition(":")[2] in papers
+
+
+def test_public_names_exist_and_are_sorted():
+    names = metrics.__all__
+    assert sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n)) == names
+    assert all(getattr(metrics, name) is not None for name in names)
