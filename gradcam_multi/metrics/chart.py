@@ -142,24 +142,23 @@ def _axis(evaluation: Evaluation, metric: str) -> tuple[float, float]:
         if not math.isnan(value)
     ]
     info = METRICS[metric]
-    high = _round_up(max([*reach, 0.0]))
-    low = -_round_up(-min([*reach, 0.0]))
-    low = max(low, info.low) if info.low < 0 else 0.0  # an error bar alone goes below zero
-    high = min(high, info.high)
-    return (low, high) if high > low else (low, low + 1.0)
+    step = _step(min(reach, default=0.0), max(reach, default=1.0))
+    high = min(max(1, math.ceil(max([*reach, 0.0]) / step - 1e-9)) * step, info.high)
+    # Of a metric that is never negative, only an error bar reaches below zero.
+    low = max(math.floor(min([*reach, 0.0]) / step + 1e-9) * step, info.low)
+    return low, high
 
 
-def _round_up(value: float) -> float:
-    """The next larger of 1, 2, 5 times a power of ten; 0 for 0."""
-    if value <= 0:
-        return 0.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(n * power for n in (1, 2, 5, 10) if n * power >= value * (1 - 1e-9))
+def _step(low: float, high: float) -> float:
+    """The distance of marks: 1, 2 or 5 times a power of ten, at most six of them from 0 on."""
+    span = max(high, 0.0) - min(low, 0.0) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 6))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= span / 6 * (1 - 1e-9))
 
 
 def _marks(low: float, high: float) -> list[float]:
-    """Three to seven round numbers on the axis, zero among them."""
-    step = _round_up((high - low) / 6)
+    """Two to eight round numbers on the axis, zero among them."""
+    step = _step(low, high)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [step * number for number in range(first, last + 1)]

@@ -19,6 +19,7 @@ from gradcam_multi.metrics.score import (
     Vector,
     as_taken,
     channels_first,
+    fixed_batch,
     item_generators,
 )
 from gradcam_multi.metrics.table import Case, Options, metrics_named
@@ -58,6 +59,7 @@ class Evaluator:
         self.metrics = metrics_named(metrics, masks)
         self.options = options or Options()
         first = Explainer(model, method=asked[0], **explainer)
+        first.batch_size = first.batch_size or fixed_batch(first)
         self.explainers = {name: with_method(first, name) for name in asked}
         self.random = random
         self._values: list[dict[str, dict[str, Vector]]] = []

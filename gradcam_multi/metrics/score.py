@@ -36,8 +36,7 @@ class ModelScore:
 
     def __init__(self, explainer: Explainer, targets: Sequence[Target], batch_size: int = 32):
         self.explainer, self.targets, self.passes = explainer, targets, 0
-        inputs = explainer.model.inputs
-        self.fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
+        self.fixed = fixed_batch(explainer)
         self.batch_size = self.fixed or batch_size
 
     def __call__(self, inputs: Array, items: Items) -> Vector:
@@ -70,6 +69,12 @@ class ModelScore:
                 else target.score(logits[row], activation)[0]
             )
         return scores
+
+
+def fixed_batch(explainer: Explainer) -> int | None:
+    """Return how many items the model takes at once, where it says; None where it takes any."""
+    inputs = explainer.model.inputs
+    return inputs[0].shape[0] if inputs and inputs[0].shape else None
 
 
 def is_channels_last(explainer: Explainer) -> bool:

@@ -261,9 +261,9 @@ def test_bars_are_as_long_as_their_values(tmp_path):
         same = (pixels == colour).all(-1)
         rows = same[84 + 54 :, : picture.width // 2]  # below the legend, the first chart
         lengths[colour] = rows.sum(1).max() if rows.any() else 0
-    # The axis of deletion, 0 to 0.5, has 260 pixels; error bars are drawn over the bars' middle.
-    assert lengths[chart._METHOD] == pytest.approx(0.3 / 0.5 * 260, abs=2)
-    assert lengths[chart._BEST] == pytest.approx(0.1 / 0.5 * 260, abs=2)
+    # The axis of deletion, 0 to 0.4, has 260 pixels; error bars are drawn over the bars' middle.
+    assert lengths[chart._METHOD] == pytest.approx(0.3 / 0.4 * 260, abs=2)
+    assert lengths[chart._BEST] == pytest.approx(0.1 / 0.4 * 260, abs=2)
 
 
 def test_what_is_asked_wrongly():

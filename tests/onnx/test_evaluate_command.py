@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="onnx is not installed")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from click.testing import CliRunner
@@ -73,6 +73,23 @@ def test_the_command_prints_what_python_measures(folder, scenes, tmp_path):
     with Image.open(tmp_path / "evaluation.png") as picture:
         assert picture.width > 1000  # three charts side by side, and one below
         assert len(picture.getcolors(1 << 20)) > 4
+
+
+def test_a_model_that_takes_one_picture_at_a_time(folder, scenes, tmp_path):
+    model = onnx.load(folder / "sound.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "one.onnx")
+    run = dict(methods=["layercam"], options=metrics.Options(steps=5))
+    found, expected = (
+        metrics.evaluate(str(path), as_inputs(scenes), **run)
+        for path in (tmp_path / "one.onnx", folder / "sound.onnx")
+    )
+    for metric in found.metrics:
+        np.testing.assert_allclose(
+            found.values["layercam"][metric], expected.values["layercam"][metric],
+            atol=1e-5,  # float32 forward passes in batches of other sizes
+        )  # fmt: skip
 
 
 def test_bad_pictures_and_masks_are_skipped_and_named(folder, scenes, tmp_path):
