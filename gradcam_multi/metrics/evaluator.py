@@ -23,7 +23,7 @@ from gradcam_multi.metrics.score import (
     item_generators,
 )
 from gradcam_multi.metrics.table import Case, Options, metrics_named
-from gradcam_multi.resize import resize
+from gradcam_multi.resize import interpolation_weights
 from gradcam_multi.spec import Array, Inputs
 from gradcam_multi.targets import Target
 
@@ -137,7 +137,9 @@ class Evaluator:
 class RandomMaps:
     """Heatmaps drawn by lot: uniform on a grid, resized as a method's are; new ones at each call.
 
-    `size` is the input's spatial size. An item's draws depend on its number alone.
+    `size` is the input's spatial size. An item's draws depend on its number alone. Around the grid
+    lies a ring of cells more: a map that is clamped at its border has its largest pixel there much
+    more often than by chance, where the centre of a cell lies between pixels.
     """
 
     def __init__(
@@ -150,7 +152,13 @@ class RandomMaps:
         """Return (N, *size) float32 in [0, 1], one for each input."""
         if not self._generators:
             self._generators = item_generators(self.seed, self.first, len(inputs))
-        return rescale(resize(np.stack([g.random(self.grid) for g in self._generators]), self.size))
+        wider = [cells + 2 for cells in self.grid]
+        maps = np.stack([g.random(wider) for g in self._generators]).astype(np.float32)
+        for axis, (cells, pixels) in enumerate(zip(self.grid, self.size, strict=True), start=1):
+            places = (np.arange(pixels) + 0.5) * (cells / pixels) + 0.5  # one cell further in
+            weights = interpolation_weights(places, cells + 2)
+            maps = np.moveaxis(np.tensordot(maps, weights, (axis, 1)), -1, axis)
+        return rescale(np.ascontiguousarray(maps))
 
 
 def evaluate(

@@ -19,9 +19,10 @@ from gradcam_multi.metrics.sanity import similarity
 from gradcam_multi.metrics.score import ModelScore
 from gradcam_multi.testing import Network, inputs_of
 from gradcam_multi.testing.network import as_network
-from gradcam_multi.testing.networks import dict_output
+from gradcam_multi.testing.networks import dict_output, one_dimensional, three_dimensional, token
 from gradcam_multi.testing.reference import probe_inputs, probe_network
 
+RNG = np.random.default_rng(0)
 SCENES = 100
 SAME = 1e-5  # float32 forward passes in batches of other sizes
 FAST = Options(steps=5, subsets=10, samples=2, shares=(0.3, 0.7))
@@ -130,6 +131,28 @@ def test_every_metric_of_the_table(metric):
     assert info.question
 
 
+@pytest.mark.parametrize("build", [one_dimensional, three_dimensional, token])
+def test_signals_volumes_and_tokens(build):
+    network = build()
+    (inputs,) = inputs_of(network).values()
+    masks = RNG.random((len(inputs), *inputs.shape[2:])) < 0.3
+    run = dict(methods=["layercam"], masks=masks, options=FAST)
+    names = ["average-drop", "energy", "deletion", "mu-fidelity", "max-sensitivity"]
+    found = evaluate(network, inputs, 1, metrics=names, **run).values["layercam"]
+    own = gm.explain(network, inputs, 1, method="layercam")
+    left = gm.explain(network, metrics.masked(inputs, own.heatmap), 1, method="layercam")
+    drop = np.maximum(own.probabilities - left.probabilities, 0) / own.probabilities
+    np.testing.assert_allclose(found["average-drop"], drop, atol=SAME)
+    share = [h[m].sum() / h.sum() for h, m in zip(own.heatmap, masks, strict=True)]
+    np.testing.assert_allclose(found["energy"], share, atol=SAME)
+    score = ModelScore(gm.Explainer(network), own.targets)
+    area = metrics.deletion(score, inputs, own.heatmap, steps=FAST.steps).area
+    np.testing.assert_allclose(found["deletion"], area, atol=SAME)
+    assert all(np.isfinite(values).all() for values in found.values())
+    with pytest.raises(InputError, match=r"pictures \(N, C, H, W\)"):
+        metrics.road(score, inputs[..., None, None], own.heatmap)
+
+
 def test_a_blank_map_is_noted():
     inputs = probe_inputs(2)
     found = evaluate(probe_network(dense="zero"), inputs, 1, methods=["gradcam"])
@@ -211,6 +234,18 @@ def test_maps_by_lot():
     np.testing.assert_array_equal(metrics.RandomMaps((3, 4), (12, 16), seed=5)(inputs), one)
     later = metrics.RandomMaps((3, 4), (12, 16), seed=5, first=1)
     np.testing.assert_array_equal(later(inputs[1:]), one[1:])
+
+
+def test_maps_by_lot_have_their_peak_anywhere():
+    """Beyond what clamping would do: 44 of 144 cells are at the border, corners among them."""
+    maps = metrics.RandomMaps((12, 12), (96, 96))(np.zeros((1500, 1, 96, 96), np.float32))
+    rows, columns = np.unravel_index(maps.reshape(1500, -1).argmax(1), (96, 96))
+    edge = (np.minimum(rows, columns) < 8) | (np.maximum(rows, columns) >= 88)
+    # The share of 1500 draws has a standard deviation of sqrt(0.31 * 0.69 / 1500) = 0.012. The
+    # largest may slope in from the ring, at two cells' border: a pixel row of 96 on each side.
+    assert edge.mean() == pytest.approx(44 / 144, abs=5 * 0.012)
+    # Neighbouring cells are independent draws, smoothed by the interpolation alone.
+    assert np.corrcoef(maps[:, 44, 44], maps[:, 44, 60])[0, 1] < 5 / 1500**0.5
 
 
 def example():
