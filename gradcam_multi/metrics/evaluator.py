@@ -25,7 +25,7 @@ from gradcam_multi.metrics.score import (
 from gradcam_multi.metrics.table import Case, Options, metrics_named
 from gradcam_multi.resize import interpolation_weights
 from gradcam_multi.spec import Array, Inputs
-from gradcam_multi.targets import Target
+from gradcam_multi.targets import Target, as_targets
 
 Tick = Callable[[], object]
 
@@ -190,9 +190,7 @@ def evaluate(
     )
     one = next(iter(evaluator.explainers.values()))
     array = as_taken(one, channels_first(one, inputs))
-    each = target if isinstance(target, Sequence) and not isinstance(target, str) else None
-    if each is not None and len(each) != len(array):
-        raise InputError(f"{len(each)} targets were given for {len(array)} items: give one an item")
+    targets = as_targets(target, len(array))
     if masks is not None and len(np.asarray(masks)) != len(array):
         raise InputError(
             f"{len(np.asarray(masks))} masks were given for {len(array)} items: give one an item"
@@ -202,7 +200,7 @@ def evaluate(
         evaluator.add(
             array[part],
             masks=None if masks is None else np.asarray(masks)[part],
-            target=target if each is None else each[part],
+            target=targets[part],
         )
     return evaluator.result()
 

@@ -173,7 +173,7 @@ def test_one_opened_model_serves_all_methods(name):
 def test_targets_one_for_all_and_one_an_item():
     network, inputs = probe_network(), probe_inputs(5)
     run = dict(methods=["gradcam"], metrics=["average-drop"], batch_size=2)
-    several = evaluate(network, inputs, [0, 1, 2, 3, 4], **run)
+    several = evaluate(network, inputs, np.arange(5), **run)
     for n in range(5):
         alone = evaluate(network, inputs[n : n + 1], n, **run)
         for method in ("gradcam",):
@@ -313,7 +313,7 @@ def test_what_is_asked_wrongly():
         evaluate(network, inputs, metrics=[])
     with pytest.raises(InputError, match="no method was asked for"):
         evaluate(network, inputs, methods=[])
-    with pytest.raises(InputError, match="3 targets were given for 2 items"):
+    with pytest.raises(TargetError, match="3 targets were given for 2 items"):
         evaluate(network, inputs, [1, 2, 3])
     with pytest.raises(InputError, match="1 masks were given for 2 items"):
         evaluate(network, inputs, masks=np.ones((1, 16, 16)))
