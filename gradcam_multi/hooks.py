@@ -12,6 +12,10 @@ import pluggy
 from gradcam_multi.spec import Exported, ExportOrder, Inputs, Model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
     from gradcam_multi.demo.networks import DemoNetwork
 
 PROJECT = "gradcam_multi"
@@ -55,6 +59,18 @@ def gradcam_multi_to_onnx(model: Any, inputs: Inputs, trust: bool) -> "str | byt
     frameworks that have to run it; `trust` is that of `gradcam_multi_open`. Raises
     MissingExtraError where something needed is absent, UnsupportedError where the framework's own
     export fails.
+    """
+
+
+@hookspec(firstresult=True)
+def gradcam_multi_reweigh(
+    model: Any, change: "Callable[[str, NDArray[Any]], NDArray[Any]]", trust: bool
+) -> Any:
+    """Return a copy of a model with other weights, or None where it is somebody else's.
+
+    `change` is called with a layer's name and each of its arrays of weights, always in the same
+    order, and returns what stands there in the copy; the model itself is not touched. Raises
+    UnsupportedError where it cannot be copied.
     """
 
 

@@ -7,7 +7,13 @@ from typing import Any
 import pluggy
 
 from gradcam_multi import hooks
-from gradcam_multi.errors import ExportError, UnknownBackendError, UnknownModelError, suggest
+from gradcam_multi.errors import (
+    ExportError,
+    UnknownBackendError,
+    UnknownModelError,
+    UnsupportedError,
+    suggest,
+)
 from gradcam_multi.spec import Exported, ExportOrder, Inputs, Model
 
 
@@ -102,6 +108,19 @@ class Plugins:
             )
         content: str | bytes = found
         return content
+
+    def reweigh(self, model: Any, change: Callable[[str, Any], Any], trust: bool = False) -> Any:
+        """Have the adapter that claims a model copy it with weights as `change` makes them.
+
+        Raises UnsupportedError where none does.
+        """
+        copy = self._caller("gradcam_multi_reweigh", None)(model=model, change=change, trust=trust)
+        if copy is None:
+            raise UnsupportedError(
+                f"a {_class_name(model)} cannot be copied with other weights: no adapter does it; "
+                "give a function `randomise` that builds such a copy"
+            )
+        return copy
 
     def export(self, model: str | bytes, order: ExportOrder) -> Exported:
         """Have an adapter build a file that explains an ONNX model."""

@@ -74,6 +74,17 @@ def gradcam_multi_to_onnx(model: Any, inputs: Any) -> "str | bytes | None":
 
 
 @hookimpl
+def gradcam_multi_reweigh(model: Any, change: Any) -> "bytes | None":
+    """Copy what is claimed, with other weights, as bytes; None for anything else."""
+    if not _claims(model):
+        return None
+    _require()
+    from gradcam_multi_onnx.reweigh import reweigh
+
+    return reweigh(model, change)
+
+
+@hookimpl
 def gradcam_multi_export(model: "str | bytes", order: "ExportOrder") -> "Exported":
     """Build a file of standard operators that explains the model."""
     _require()

@@ -139,11 +139,12 @@ def open_source(model: Any) -> Source:
     if isinstance(model, bytes | bytearray | memoryview):
         return Source(f"the model of {len(model)} bytes", data=bytes(model))
     if isinstance(model, onnx.ModelProto):
-        return Source("the ModelProto", data=_serialise(model))
+        return Source("the ModelProto", data=serialise(model))
     return _from_session(model)
 
 
-def _serialise(model: onnx.ModelProto) -> bytes:
+def serialise(model: onnx.ModelProto) -> bytes:
+    """Return a model as bytes. Raises ModelFileError where protobuf cannot hold it."""
     try:
         return bytes(model.SerializeToString())
     except Exception as error:  # protobuf raises several kinds beyond 2 GB

@@ -67,6 +67,17 @@ def gradcam_multi_to_onnx(model: Any, inputs: Any, trust: bool = False) -> "byte
     return to_onnx(found, inputs)
 
 
+@hookimpl
+def gradcam_multi_reweigh(model: Any, change: Any, trust: bool = False) -> Any:
+    """Copy what `gradcam_multi_open` claims, with other weights; None for anything else."""
+    found = _model(model, trust)
+    if found is None:
+        return None
+    from gradcam_multi_torch.reweigh import reweigh
+
+    return reweigh(found, change)
+
+
 def _model(model: Any, trust: bool) -> Any:
     """Return what is PyTorch's, read from its file where it is one; None for anything else."""
     if isinstance(model, (str, Path)):

@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "Show whether models still look at the same place; for CI.",
     "demo": "Explain two small networks, one of which cheats, and show how to tell.",
     "doctor": "Say what a model is, and whether and how it can be explained.",
+    "evaluate": "Measure which method explains a model best.",
     "explain": "Show where a model looks in pictures.",
     "export": "Write a model with its explanation as one ONNX file.",
     "layers": "List a model's layers and mark the one that is explained by default.",

@@ -125,3 +125,12 @@ def gradcam_multi_open(model: Any) -> NumpyModel | None:
 @hookimpl
 def gradcam_multi_build(network: DemoNetwork) -> DemoNetwork:
     return network
+
+
+@hookimpl
+def gradcam_multi_reweigh(model: Any, change: Any) -> DemoNetwork | Network | None:
+    network = model.network if isinstance(model, NumpyModule) else model
+    if not isinstance(network, DemoNetwork | Network):
+        return None
+    weights = {key: change(key.rpartition(".")[0], w.copy()) for key, w in network.weights.items()}
+    return type(network)(**{**vars(network), "weights": weights})

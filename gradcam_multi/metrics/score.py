@@ -1,0 +1,129 @@
+"""What a metric asks of a model: how sure it is of each item's class, for changed inputs."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.errors import InputError
+from gradcam_multi.explainer import Explainer, chosen_output
+from gradcam_multi.spec import Array, Inputs
+from gradcam_multi.targets import Target, class_scores, probability
+
+Vector = NDArray[np.float64]
+Items = NDArray[np.intp]
+
+
+class Score(Protocol):
+    """A model as the metrics see it; any function of this form will do."""
+
+    def __call__(self, inputs: Array, items: Items) -> Vector:
+        """Return (M,) float64 for (M, C, *spatial) float32 inputs.
+
+        `items` (M,) say of which of the batch's N items each is a changed form, and so whose
+        target it is scored for.
+        """
+
+
+class ModelScore:
+    """The probability of each item's class, by the model that an `Explainer` opened.
+
+    `targets` are the N resolved targets of an explanation. Where one is about no class, its own
+    score is taken. `batch_size` bounds how many inputs run at once. `passes` counts the inputs
+    that went through the model.
+    """
+
+    def __init__(self, explainer: Explainer, targets: Sequence[Target], batch_size: int = 32):
+        self.explainer, self.targets, self.passes = explainer, targets, 0
+        self.fixed = fixed_batch(explainer)
+        self.batch_size = self.fixed or batch_size
+
+    def __call__(self, inputs: Array, items: Items) -> Vector:
+        """Return (M,) float64; see `Score`."""
+        chunks = (
+            slice(start, start + self.batch_size)
+            for start in range(0, len(inputs), self.batch_size)
+        )
+        return np.concatenate([self._scores(inputs[part], items[part]) for part in chunks])
+
+    def _scores(self, inputs: Array, items: Items) -> Vector:
+        count = len(inputs)
+        if self.fixed:  # a model for batches of one size: the last is filled up
+            inputs = inputs[np.minimum(np.arange(self.fixed), count - 1)]
+        model = self.explainer.model
+        with model.trace(as_taken(self.explainer, inputs), []) as trace:
+            shapes = {name: z.shape for name, z in trace.logits.items()}
+            output = chosen_output(self.explainer.output, shapes)
+            logits = class_scores(trace.logits[output], output)[:count]
+        self.passes += count
+        activation = next((s.activation for s in model.outputs if s.name == output), None)
+        likely = probability(logits, activation)
+        scores = np.empty(count)
+        for row, item in enumerate(items):
+            target = self.targets[item]
+            index = getattr(target, "index", None)
+            scores[row] = (
+                likely[row, index]
+                if isinstance(index, int)
+                else target.score(logits[row], activation)[0]
+            )
+        return scores
+
+
+def fixed_batch(explainer: Explainer) -> int | None:
+    """Return how many items the model takes at once, where it says; None where it takes any."""
+    inputs = explainer.model.inputs
+    return inputs[0].shape[0] if inputs and inputs[0].shape else None
+
+
+def is_channels_last(explainer: Explainer) -> bool:
+    """Whether the model takes channels last; first where it cannot say before a run."""
+    inputs = explainer.model.inputs
+    return bool(inputs) and inputs[0].layout == "channels_last"
+
+
+def channels_first(explainer: Explainer, inputs: Inputs) -> Array:
+    """Return the one input of a model, as it takes it, as (N, C, *spatial) float32.
+
+    Raises InputError for several inputs, and for one without channels and space.
+    """
+    if isinstance(inputs, tuple | dict):
+        raise InputError(
+            f"metrics change one input, (N, C, *spatial), and {len(inputs)} were given: wrap the "
+            "model in one that takes the others as constants"
+        )
+    array = np.asarray(inputs.detach().cpu() if hasattr(inputs, "detach") else inputs, np.float32)
+    if array.ndim < 3 or not len(array):
+        raise InputError(
+            f"metrics change pixels, and the input has the shape {array.shape}: give "
+            "(N, C, *spatial), or channels last where the model has them so"
+        )
+    return np.moveaxis(array, -1, 1) if is_channels_last(explainer) else array
+
+
+def as_taken(explainer: Explainer, inputs: Array) -> Array:
+    """Return (N, C, *spatial) inputs in the model's own layout."""
+    if is_channels_last(explainer):
+        return np.ascontiguousarray(np.moveaxis(inputs, 1, -1))
+    return inputs
+
+
+def in_chunks(score: Score, make: Callable[[Items], Array], items: Items, size: int) -> Vector:
+    """Score inputs that are made a chunk at a time, so that never more than `size` exist.
+
+    `make` gets positions in `items` and returns the inputs there.
+    """
+    parts = []
+    for start in range(0, len(items), size):
+        places = np.arange(start, min(start + size, len(items)))
+        parts.append(score(make(places), items[places]))
+    return np.concatenate(parts)
+
+
+def item_generators(seed: int, first: int, count: int) -> list[np.random.Generator]:
+    """Return a generator for each of `count` items, the first of which has the number `first`.
+
+    An item's draws depend on its number alone, not on the batch in which it comes.
+    """
+    return [np.random.default_rng((seed, first + place)) for place in range(count)]
