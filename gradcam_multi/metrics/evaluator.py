@@ -25,7 +25,7 @@ from gradcam_multi.metrics.score import (
 from gradcam_multi.metrics.table import Case, Options, metrics_named
 from gradcam_multi.resize import interpolation_weights
 from gradcam_multi.spec import Array, Inputs
-from gradcam_multi.targets import Target, as_targets
+from gradcam_multi.targets import AnyTarget, as_targets
 
 Tick = Callable[[], object]
 
@@ -218,5 +218,5 @@ def _explained(explainer: Explainer, inputs: Inputs, target: Any) -> Explanation
         return explainer(inputs, target)
 
 
-def _heatmaps(explainer: Explainer, targets: Sequence[Target], inputs: Array) -> Array:
+def _heatmaps(explainer: Explainer, targets: Sequence[AnyTarget], inputs: Array) -> Array:
     return _explained(explainer, as_taken(explainer, inputs), list(targets)).heatmap

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from gradcam_multi.errors import InputError
 from gradcam_multi.explainer import Explainer, chosen_output
-from gradcam_multi.spec import Array, Inputs
-from gradcam_multi.targets import Target, class_scores, probability
+from gradcam_multi.spec import Array, Inputs, Layout
+from gradcam_multi.targets import AnyTarget, Target, class_scores, probability, score_batch
 
 Vector = NDArray[np.float64]
 Items = NDArray[np.intp]
@@ -29,12 +29,14 @@ class Score(Protocol):
 class ModelScore:
     """The probability of each item's class, by the model that an `Explainer` opened.
 
-    `targets` are the N resolved targets of an explanation. Where one is about no class, its own
-    score is taken. `batch_size` bounds how many inputs run at once. `passes` counts the inputs
-    that went through the model.
+    `targets` are the N resolved targets of an explanation. Where one is about no class of a row of
+    scores, its own score is taken. `batch_size` bounds how many inputs run at once. `passes` counts
+    the inputs that went through the model.
     """
 
-    def __init__(self, explainer: Explainer, targets: Sequence[Target], batch_size: int = 32):
+    def __init__(
+        self, explainer: Explainer, targets: Sequence[AnyTarget], batch_size: int = 32
+    ) -> None:
         self.explainer, self.targets, self.passes = explainer, targets, 0
         self.fixed = fixed_batch(explainer)
         self.batch_size = self.fixed or batch_size
@@ -55,20 +57,27 @@ class ModelScore:
         with model.trace(as_taken(self.explainer, inputs), []) as trace:
             shapes = {name: z.shape for name, z in trace.logits.items()}
             output = chosen_output(self.explainer.output, shapes)
-            logits = class_scores(trace.logits[output], output)[:count]
+            logits = {name: array[:count] for name, array in trace.logits.items()}
         self.passes += count
-        activation = next((s.activation for s in model.outputs if s.name == output), None)
-        likely = probability(logits, activation)
-        scores = np.empty(count)
-        for row, item in enumerate(items):
-            target = self.targets[item]
-            index = getattr(target, "index", None)
-            scores[row] = (
-                likely[row, index]
-                if isinstance(index, int)
-                else target.score(logits[row], activation)[0]
-            )
+        targets = [self.targets[item] for item in items]
+        classes = {row: index for row, target in enumerate(targets) if (index := _class(target))}
+        layout: Layout = "channels_last" if is_channels_last(self.explainer) else "channels_first"
+        scores = score_batch(
+            targets, logits, output,
+            specs=model.outputs, size=inputs.shape[2:], layout=layout, resolve=False,
+        ).scores  # fmt: skip
+        if classes:
+            activation = next((s.activation for s in model.outputs if s.name == output), None)
+            likely = probability(class_scores(logits[output], output), activation)
+            for row, found in classes.items():
+                scores[row] = likely[row, found[0]]
         return scores
+
+
+def _class(target: AnyTarget) -> tuple[int] | None:
+    """The class of a row of scores that a target is about, if it is about one."""
+    index = getattr(target, "index", None) if isinstance(target, Target) else None
+    return (index,) if isinstance(index, int) else None
 
 
 def fixed_batch(explainer: Explainer) -> int | None:
