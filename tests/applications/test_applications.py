@@ -31,9 +31,9 @@ sum in different orders: 1.8e-4 is measured (InceptionV3), 2e-6 where there is n
 GRADIENT_L2 = 5e-2
 """Of the gradient's length, at an inner layer. A ReLU behind it whose argument is within float32
 noise of zero lets a gradient through under one backend and not under the other: single cells differ
-by their whole value, which no bound on the largest difference survives, but few do. Most
-networks measure 2e-6 to 7e-3; ResNet50 1.8e-2 and InceptionV3 3.3e-2, between any two of the four. A
-wrong rule is off by the order of one."""
+by their whole value, which no bound on the largest difference survives, but few do. Most networks
+measure 2e-6 to 7e-3, ResNet50 1.8e-2 and InceptionV3 3.3e-2, between any two of the four. A wrong
+rule is off by the order of one."""
 
 
 @pytest.fixture(scope="module")
