@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(
 
 CLASSIFIERS = ("ResNet-50", "MobileNetV2", "DenseNet-121", "EfficientNet-B0", "VGG-16")
 SECONDS = 12  # of plain runs and gradients together, per case
-FEWEST, MOST = 5, 31
+FEWEST, MOST = 6, 90
+PAUSE, IN_A_ROW = 0.05, 3  # seconds, calls
 PROCESSES = 3  # of each kind, for the rows on memory
 
 
@@ -43,19 +44,29 @@ def session_of(data: bytes) -> Any:
 
 
 def interleaved(plain: Callable[[], Any], ours: Callable[[], Any]) -> np.ndarray:
-    """Return seconds, (rounds, 2)."""
-    times: list[list[float]] = []
+    """Return seconds, (rounds, 2).
+
+    A few calls of each in a row, the first of them not counted, after a pause: the threads of a
+    session that has just run spin for a while, and would take the cores from the other.
+    """
+    times: list[tuple[float, ...]] = []
     plain()
     ours()
     end = time.perf_counter() + SECONDS
     while len(times) < FEWEST or (time.perf_counter() < end and len(times) < MOST):
-        row = []
+        columns = []
         for call in (plain, ours):
-            start = time.perf_counter()
+            time.sleep(PAUSE)
             call()
-            row.append(time.perf_counter() - start)
-        times.append(row)
+            columns.append([_timed(call) for _ in range(IN_A_ROW)])
+        times += zip(*columns, strict=True)
     return np.array(times)
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def record(record_property: Any, model: str, what: str, batch: int, times: np.ndarray) -> None:

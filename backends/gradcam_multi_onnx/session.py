@@ -22,6 +22,7 @@ Session: TypeAlias = "ort.InferenceSession"
 _FATAL = 4
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _UNPACKED = "session.disable_prepacking"
+_STOP_SPINNING = "session.force_spinning_stop"
 _SMALL = 1 << 20  # bytes of a model that is handed over in memory
 _CUDA: Providers = (("CUDAExecutionProvider", {}),)
 _CPU: Providers = (("CPUExecutionProvider", {}),)
@@ -40,6 +41,8 @@ def make_session(
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
+    # Of two sessions in turn, the waiting threads of one would take the cores from the other.
+    options.add_session_config_entry(_STOP_SPINNING, "1")
     if folder:
         options.add_session_config_entry(_FOLDER, folder)
     for name, value in lent.items():
