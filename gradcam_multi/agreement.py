@@ -151,10 +151,12 @@ def correlation(a: Vector, b: Vector) -> float:
     # Divided by the largest first: squares of very small or very large maps leave float64's range.
     centred = [v / (np.abs(v).max(initial=0) or 1) for v in (a, b)]
     centred = [v - v.mean() for v in centred]
-    norms = [float(np.linalg.norm(v)) for v in centred]
-    if not all(norms):
-        return float(not any(norms))
-    return float(np.clip(centred[0] @ centred[1] / (norms[0] * norms[1]), -1, 1))
+    squares = [float((v * v).sum()) for v in centred]
+    if not all(squares):
+        return float(not any(squares))
+    # One root of both: the correlation of a map with itself is then 1 and not nearly 1.
+    product = float((centred[0] * centred[1]).sum()) / math.sqrt(squares[0] * squares[1])
+    return float(np.clip(product, -1, 1))
 
 
 def average_ranks(values: NDArray[Any]) -> Vector:

@@ -142,6 +142,7 @@ def test_refusals_without_tensorflow(backend: str, folder: Path) -> None:
     assert result.stdout.strip().endswith(f"BACKEND {backend} None")
 
 
+@needs["jax"]  # Keras' NumPy backend imports it
 def test_a_backend_without_gradients_is_refused(folder: Path) -> None:
     code = (
         "import sys, gradcam_multi as gm\nfrom gradcam_multi import errors\n"
