@@ -26,9 +26,13 @@ def blocks(language):
 def folder(tmp_path, monkeypatch):
     """The files that the README speaks of."""
     network = load_network("sound")
-    (tmp_path / "photos").mkdir()
+    scene = load_examples()[0]
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
     for name in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
-        Image.fromarray(load_examples()[0].image).save(tmp_path / name)
+        Image.fromarray(scene.image).save(tmp_path / name)
+    for name in ("masks/one.png", "masks/two.png"):
+        Image.fromarray(scene.mask.astype("uint8") * 255).save(tmp_path / name)
     (tmp_path / "model.onnx").write_bytes(installed().build(network, "onnx"))
     model = installed().build(network, "tensorflow")
     model.save(tmp_path / "model.keras")
@@ -70,7 +74,7 @@ def test_python_blocks_run(folder):
 def test_commands_run(folder):
     commands = [line for block in blocks("console") for line in block.splitlines()]
     explained = [line for line in commands if line.startswith("gradcam ")]
-    assert len(explained) == 9
+    assert len(explained) == 10
     for line in explained:
         line = line.replace("block4_conv3", "conv4").replace("tabby", "0")
         words = [
