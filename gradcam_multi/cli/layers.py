@@ -9,7 +9,9 @@ from gradcam_multi.cli.models import Shape, model_options, open_model, sample, s
 from gradcam_multi.errors import InputError
 from gradcam_multi.layers import Layers, mark_default
 from gradcam_multi.plugins import installed
-from gradcam_multi.spec import Layer, Model
+from gradcam_multi.sizes import image_sizes
+from gradcam_multi.spec import Inputs, Model
+from gradcam_multi.tokens import fold_rows
 
 
 @click.command("layers")
@@ -33,7 +35,7 @@ def command(
     by running (PyTorch) is run on a made-up input.
     """
     opened = installed().open(open_model(model, weights, trust), backend, trust)
-    listed = mark_default(_listed(opened, input_size))
+    listed = _listed(opened, input_size)
     shown: Layers = listed if everything else listed.spatial
     if as_json:
         click.echo(json.dumps([asdict(layer) | {"grid": layer.grid} for layer in shown], indent=2))
@@ -46,14 +48,19 @@ def command(
         click.echo("no layer qualifies as the default: name one with --layer", err=True)
 
 
-def _listed(model: Model, size: Shape | None) -> tuple[Layer, ...]:
+def _listed(model: Model, size: Shape | None) -> Layers:
     """The layers, from a run on a made-up input where the framework cannot tell without one."""
     if size is None:
         try:
-            return model.layers(None)
+            return _marked(model, None)
         except InputError:
             pass
     inputs = sample(model, size)
     if size is None:
         click.echo(f"run on a made-up input {inputs.shape}; --input-size gives another", err=True)
-    return model.layers(inputs)
+    return _marked(model, inputs)
+
+
+def _marked(model: Model, inputs: Inputs) -> Layers:
+    listed = mark_default(model.layers(inputs))
+    return fold_rows(listed, image_sizes(inputs, model.inputs))
