@@ -39,7 +39,7 @@ def by_hand(module, layer, x, target, grid, *, batch_first=True):
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_default_layer_and_map(name):
+def test_need_06_default_layer_and_map(name):
     described = TOKENS[name]
     module, x = seeded(described.build), drawn(described.size)
     explanation = gm.explain(module, x, 3)
@@ -89,7 +89,7 @@ def test_fused_layers_are_left_as_found():
     assert torch.backends.mha.get_fastpath_enabled() is True
 
 
-def test_the_last_blocks_result_is_dead_and_the_cure_is_named():
+def test_need_06_the_last_blocks_result_is_dead_and_the_cure_is_named():
     module, x = seeded(TOKENS["encoder"].build), drawn((32, 32))
     with pytest.warns(gm.CamWarning, match=r"zero_gradient.*the default layer is 'layers.1'"):
         explanation = gm.explain(module, x, 3, layer="layers.2")
@@ -114,7 +114,7 @@ def test_a_default_that_is_dead_is_moved_with_a_notice():
         assert gm.explain(module, x, 3, layer="block2").layer == "block2"
 
 
-def test_an_ambiguous_row_is_asked_for():
+def test_need_06_an_ambiguous_row_is_asked_for():
     module, x = seeded(TOKENS["deit"].build), drawn((32, 32))
     assert gm.explain(module, x, 3, grid=(2, 8)).cam.shape == (2, 2, 8)
     module.patches.prefix = torch.nn.Parameter(torch.randn(1, 20, 32))
