@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from gradcam_multi.comparer import Comparer
 from gradcam_multi.comparison import DEFAULT_DRIFT, Comparison, Limits
 from gradcam_multi.errors import InputError
-from gradcam_multi.explainer import batch_count
 from gradcam_multi.images import load_image
 from gradcam_multi.preprocess import Preprocess
+from gradcam_multi.sizes import batch_count
 from gradcam_multi.spec import Inputs
 
 

@@ -22,12 +22,13 @@ from gradcam_multi.errors import (
     UnknownBackendError,
     UnknownLayerError,
 )
-from gradcam_multi.explainer import Explainer, batch_count, chosen_output
+from gradcam_multi.explainer import Explainer, chosen_output
 from gradcam_multi.explanation import STATUS_NOTES
 from gradcam_multi.images import ImageSource, load_image
 from gradcam_multi.layers import Layers, final_feature_map, path_of
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE, Preprocess
+from gradcam_multi.sizes import batch_count
 from gradcam_multi.spec import Inputs, Layer, Model
 from gradcam_multi.targets import class_scores
 from gradcam_multi.verification import check_inputs

@@ -1,9 +1,8 @@
 """The plan of an explanation, and its execution: resolve everything first, then run once."""
 
-import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +15,14 @@ from gradcam_multi.errors import InputError, TargetError
 from gradcam_multi.explanation import SATURATED, STATUS_NOTES, Explanation
 from gradcam_multi.layers import Ends, Layers, mark_default, path_of
 from gradcam_multi.plugins import installed
-from gradcam_multi.sizes import arrays_of, image_sizes, sizes_key, spatial_size
+from gradcam_multi.sizes import (
+    batch_count,
+    finite_items,
+    image_sizes,
+    part_of,
+    sizes_key,
+    spatial_size,
+)
 from gradcam_multi.spec import Folding, Inputs, Layer, Model, Trace
 from gradcam_multi.targets import (
     AnyTarget,
@@ -93,7 +99,7 @@ class Explainer:
         read = [outputs_read(row) for row in per_target]
         parts = []
         for start in range(0, count, size):
-            chunk = inputs if size >= count else _part(inputs, slice(start, start + size))
+            chunk = inputs if size >= count else part_of(inputs, slice(start, start + size))
             rows = [row[start : start + size] for row in per_target]
             parts.append(self._run(chunk, rows, read))
         explanations = [Explanation.concatenate(group) for group in zip(*parts, strict=True)]
@@ -158,7 +164,7 @@ class Explainer:
         layer = choice.name
         with self._traced(inputs, choice) as trace:
             size = spatial_size(inputs, self.model.inputs, trace.activations[0])
-            finite = _finite_items(inputs)
+            finite = finite_items(inputs)
             found, dead = [], []
             for row, names in zip(rows, read, strict=True):
                 found.append(self._explain(trace, row, names, layer, size, finite))
@@ -290,49 +296,6 @@ def layers(
     opened = installed().open(model, backend, trust)
     listed = mark_default(opened.layers(inputs))
     return fold_rows(listed, image_sizes(inputs, opened.inputs))
-
-
-def batch_count(inputs: Inputs) -> int:
-    """Return the number of items; raise InputError where inputs are empty or disagree."""
-    for array in arrays_of(inputs):
-        if isinstance(array, str | os.PathLike):
-            raise InputError(
-                f"inputs are arrays, and {str(array)!r} is a path: read it with load_image, and "
-                "give what Preprocess makes of it"
-            )
-    shapes = [tuple(np.shape(array)) for array in arrays_of(inputs)]
-    counts = {shape[0] for shape in shapes if shape}
-    if len(counts) != 1 or 0 in counts:
-        raise InputError(
-            f"inputs of the shapes {', '.join(map(str, shapes)) or 'none'} were given: the first "
-            "axis is the batch, at least one item, the same for all inputs"
-        )
-    return int(counts.pop())
-
-
-def _finite_items(inputs: Inputs) -> NDArray[np.bool_]:
-    """(N,) whether each item's inputs are free of NaN and infinity, as far as NumPy can see."""
-    finite = np.ones(batch_count(inputs), np.bool_)
-    for array in arrays_of(inputs):
-        try:
-            values = np.asarray(array)
-        except (TypeError, RuntimeError):
-            continue  # on another device, or part of a graph: the activations will tell
-        if values.dtype.kind == "f":
-            # One pass; a sum is finite unless an addend is not, or it overflows: only then look.
-            with np.errstate(all="ignore"):
-                doubtful = ~np.isfinite(values.reshape(len(values), -1).sum(1))
-            for index in np.flatnonzero(doubtful):
-                finite[index] &= bool(np.isfinite(values[index]).all())
-    return finite
-
-
-def _part(inputs: Inputs, items: slice) -> Inputs:
-    if isinstance(inputs, Mapping):
-        return {name: array[items] for name, array in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(array[items] for array in inputs)
-    return inputs[items]
 
 
 def _warn(explanation: Explanation, default: str | None) -> None:

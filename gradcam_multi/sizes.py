@@ -1,10 +1,13 @@
-"""The inputs of a model by their shapes."""
+"""The inputs of a model as a batch: how many items, of what size, which of them finite."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gradcam_multi.errors import InputError
 from gradcam_multi.spec import Array, Inputs, TensorSpec
 
 
@@ -46,3 +49,47 @@ def spatial_size(inputs: Inputs, specs: Sequence[TensorSpec], cam: Array) -> tup
     """Spatial size of the first input whose rank fits the map; the map's own where none does."""
     fitting = [s for s in spatial_sizes(inputs, specs) if len(s) == cam.ndim - 2]
     return tuple(int(n or 0) for n in fitting[0]) if fitting else cam.shape[2:]
+
+
+def batch_count(inputs: Inputs) -> int:
+    """Return the number of items; raise InputError where inputs are empty or disagree."""
+    for array in arrays_of(inputs):
+        if isinstance(array, str | os.PathLike):
+            raise InputError(
+                f"inputs are arrays, and {str(array)!r} is a path: read it with load_image, and "
+                "give what Preprocess makes of it"
+            )
+    shapes = [tuple(np.shape(array)) for array in arrays_of(inputs)]
+    counts = {shape[0] for shape in shapes if shape}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(
+            f"inputs of the shapes {', '.join(map(str, shapes)) or 'none'} were given: the first "
+            "axis is the batch, at least one item, the same for all inputs"
+        )
+    return int(counts.pop())
+
+
+def finite_items(inputs: Inputs) -> NDArray[np.bool_]:
+    """(N,) whether each item's inputs are free of NaN and infinity, as far as NumPy can see."""
+    finite = np.ones(batch_count(inputs), np.bool_)
+    for array in arrays_of(inputs):
+        try:
+            values = np.asarray(array)
+        except (TypeError, RuntimeError):
+            continue  # on another device, or part of a graph: the activations will tell
+        if values.dtype.kind == "f":
+            # One pass; a sum is finite unless an addend is not, or it overflows: only then look.
+            with np.errstate(all="ignore"):
+                doubtful = ~np.isfinite(values.reshape(len(values), -1).sum(1))
+            for index in np.flatnonzero(doubtful):
+                finite[index] &= bool(np.isfinite(values[index]).all())
+    return finite
+
+
+def part_of(inputs: Inputs, items: slice) -> Inputs:
+    """Return some of the items of a batch."""
+    if isinstance(inputs, Mapping):
+        return {name: array[items] for name, array in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(array[items] for array in inputs)
+    return inputs[items]

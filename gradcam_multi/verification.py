@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import ExportError, InputError
-from gradcam_multi.explainer import Explainer, batch_count
+from gradcam_multi.explainer import Explainer
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.preprocess import DEFAULT_SIZE, Preprocess
 from gradcam_multi.resize import resize
+from gradcam_multi.sizes import batch_count
 from gradcam_multi.spec import Array, Exported, ExportOrder, Inputs, Model, TensorSpec
 from gradcam_multi.targets import TopClass, class_scores
 from gradcam_multi.tokens import FoldedTrace

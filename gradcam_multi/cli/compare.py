@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gradcam_multi.cli.explain import FEW
-from gradcam_multi.cli.main import class_or_name, fail, make_folder
+from gradcam_multi.cli.main import class_or_name, fail, labels_option, make_folder, method_option
 from gradcam_multi.cli.models import is_named, open_model
 from gradcam_multi.comparer import Comparer, one_each
 from gradcam_multi.comparison import DEFAULT_DRIFT, Comparison, Limits
@@ -39,10 +39,8 @@ WORST = 4  # cases in the panel
     metavar="NAME|A=B",
     help="Layer of all models, or of each: reference=other.  [default: the final feature map]",
 )
-@click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
-@click.option(
-    "--labels", type=click.Path(), metavar="FILE", help="Class names: .txt, .csv or .json."
-)
+@method_option
+@labels_option
 @click.option(
     "--preprocess",
     multiple=True,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from gradcam_multi.cli.main import layer_option
 from gradcam_multi.cli.models import model_options, open_model
 from gradcam_multi.cli.scores import output_option
 from gradcam_multi.doctor import doctor
@@ -12,7 +13,7 @@ from gradcam_multi.doctor import doctor
 
 @click.command("doctor")
 @click.argument("model")
-@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@layer_option
 @click.option(
     "--image",
     metavar="PICTURE",

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradcam_multi.cli.main import class_or_name, grid_option, make_folder
+from gradcam_multi.cli.main import (
+    class_or_name,
+    grid_option,
+    labels_option,
+    layer_option,
+    make_folder,
+    preprocess_option,
+)
 from gradcam_multi.cli.models import model_options, open_model
 from gradcam_multi.errors import ImageError
 from gradcam_multi.geometry import Geometry
@@ -72,18 +79,10 @@ def _baseline(_: Any, __: Any, value: str | None) -> str | float | None:
     metavar="N|NAME",
     help="Class to explain.  [default: the top class of each picture]",
 )
-@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@layer_option
 @grid_option
-@click.option(
-    "--labels", type=click.Path(), metavar="FILE", help="Class names: .txt, .csv or .json."
-)
-@click.option(
-    "--preprocess",
-    default="imagenet",
-    show_default=True,
-    metavar="PRESET|FILE",
-    help="imagenet, caffe, tf, unit, or a JSON file.",
-)
+@labels_option
+@preprocess_option
 @click.option(
     "--steps", default=Options.steps, show_default=True, help="Of deletion and insertion."
 )

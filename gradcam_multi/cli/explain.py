@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gradcam_multi.cam import method_named
-from gradcam_multi.cli.main import class_or_name, grid_option, make_folder
+from gradcam_multi.cli.main import (
+    class_or_name,
+    grid_option,
+    labels_option,
+    layer_option,
+    make_folder,
+    method_option,
+    preprocess_option,
+)
 from gradcam_multi.cli.models import model_options, open_model
 from gradcam_multi.cli.scores import asked_target, output_option, score_options
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
@@ -56,22 +64,14 @@ class Picture:
 )
 @score_options
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Explain the K highest classes.")
-@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@layer_option
 @grid_option
-@click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
+@method_option
 @click.option(
     "--guided", is_flag=True, help="Keep positive gradients at positive activations only."
 )
-@click.option(
-    "--labels", type=click.Path(), metavar="FILE", help="Class names: .txt, .csv or .json."
-)
-@click.option(
-    "--preprocess",
-    default="imagenet",
-    show_default=True,
-    metavar="PRESET|FILE",
-    help="imagenet, caffe, tf, unit, or a JSON file.",
-)
+@labels_option
+@preprocess_option
 @click.option(
     "--output",
     "-o",

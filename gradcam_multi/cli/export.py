@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gradcam_multi.cli.main import grid_option
+from gradcam_multi.cli.main import grid_option, layer_option, method_option
 from gradcam_multi.cli.models import Shape, made_up, model_options, open_model, size_option
 from gradcam_multi.cli.scores import output_option
 from gradcam_multi.export import export
@@ -28,9 +28,9 @@ from gradcam_multi.export import export
     show_default=True,
     help="Return the heatmap, or activations and gradients for a cotangent.",
 )
-@click.option("--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]")
+@layer_option
 @grid_option
-@click.option("--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method.")
+@method_option
 @click.option(
     "--preprocess",
     metavar="PRESET|FILE",

@@ -84,6 +84,22 @@ def _grid(_: Any, __: Any, value: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, sides))
 
 
+layer_option = click.option(
+    "--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]"
+)
+method_option = click.option(
+    "--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method."
+)
+labels_option = click.option(
+    "--labels", type=click.Path(), metavar="FILE", help="Class names: .txt, .csv or .json."
+)
+preprocess_option = click.option(
+    "--preprocess",
+    default="imagenet",
+    show_default=True,
+    metavar="PRESET|FILE",
+    help="imagenet, caffe, tf, unit, or a JSON file.",
+)
 grid_option = click.option(
     "--grid",
     callback=_grid,
