@@ -3,6 +3,7 @@
 import copy
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from gradcam_multi.images import ImageSource, load_image
 from gradcam_multi.layers import Layers, final_feature_map, path_of
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE, Preprocess
+from gradcam_multi.probing import Settings
 from gradcam_multi.sizes import batch_count
 from gradcam_multi.spec import Inputs, Layer, Model
 from gradcam_multi.targets import class_scores
@@ -141,7 +143,7 @@ def _examine(explainer: Explainer, batch: Inputs, found: Diagnosis) -> Diagnosis
         found,
         layer=name,
         candidates=tuple(_candidate(explainer, batch, each, each is chosen) for each in layers),
-        methods=tuple(_method(explainer, batch, method, name) for method in METHODS),
+        methods=_methods(explainer, batch, name),
     )
     if not any(check.works for check in found.methods):
         return replace(found, problem=found.methods[0].note)
@@ -194,11 +196,28 @@ def _gradient_norm(explainer: Explainer, batch: Inputs, layer: str) -> float:
     return float(np.linalg.norm(flat, axis=1).mean())
 
 
+def _methods(explainer: Explainer, batch: Inputs, layer: str) -> tuple[MethodCheck, ...]:
+    """Try all methods; what gradients say of the layer holds for those that do not look at them."""
+    checks = [_method(explainer, batch, name, layer) for name in METHODS]
+    seen = checks[0]  # Grad-CAM
+    ignored = seen.works and "zero_gradient" in seen.note
+    return tuple(
+        replace(check, note=seen.note)
+        if ignored and check.works and METHODS[check.name].combine is None
+        else check
+        for check in checks
+    )
+
+
 def _method(explainer: Explainer, batch: Inputs, name: str, layer: str) -> MethodCheck:
     """Try a method on the layer that was chosen."""
     tried = copy.copy(explainer)  # the model stays open; opening it for each method could take long
     tried.method, tried.layer = METHODS[name], layer
+    again = [need for need in METHODS[name].needs if need != "gradients"]
     try:
+        if again:  # hundreds of runs: what they are made of is tried instead
+            _run_again(explainer, batch, layer, again)
+            return MethodCheck(name, works=True)
         explanation = tried(batch)
     except GradcamError as error:
         return MethodCheck(name, works=False, note=_line(error))
@@ -207,6 +226,18 @@ def _method(explainer: Explainer, batch: Inputs, name: str, layer: str) -> Metho
         return MethodCheck(name, works=True)
     share = f"{len(poor)} of {len(explanation)} maps of the test input"
     return MethodCheck(name, works=True, note=f"ok, {share}: {poor[0]} ({STATUS_NOTES[poor[0]]})")
+
+
+def _run_again(explainer: Explainer, batch: Inputs, layer: str, needs: Sequence[str]) -> None:
+    """Run the model once in each way that a method needs; raise where it cannot."""
+    tried = copy.copy(explainer)
+    tried.layer = layer
+    if "inputs" in needs:
+        tried.method, tried.settings = METHODS["rise"], Settings(samples=1)
+        tried(batch)
+    if "replays" in needs:
+        with tried.traced(batch) as trace:
+            trace.replay(layer, trace.activations[0])
 
 
 def _line(error: Exception) -> str:

@@ -1,20 +1,25 @@
 """The plan of an explanation, and its execution: resolve everything first, then run once."""
 
-import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcam_multi.cam import method_named, raw_maps
+from gradcam_multi.cam import method_named, probed_maps
 from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid, outputs_of
-from gradcam_multi.errors import InputError, TargetError
-from gradcam_multi.explanation import SATURATED, STATUS_NOTES, Explanation
+from gradcam_multi.errors import TargetError
+from gradcam_multi.explanation import Explanation
+from gradcam_multi.fusion import Fuse, fused, fusion_named
+from gradcam_multi.image_input import ImageInput
 from gradcam_multi.layers import Ends, Layers, mark_default, path_of
+from gradcam_multi.notices import CamWarning as CamWarning
+from gradcam_multi.notices import notify, warn_of
 from gradcam_multi.plugins import installed
+from gradcam_multi.probing import ModelProbe, Score, Settings
 from gradcam_multi.sizes import (
     batch_count,
     finite_items,
@@ -23,21 +28,13 @@ from gradcam_multi.sizes import (
     sizes_key,
     spatial_size,
 )
-from gradcam_multi.spec import Folding, Inputs, Layer, Model, Trace
-from gradcam_multi.targets import (
-    AnyTarget,
-    as_targets,
-    outputs_read,
-    score_batch,
-)
+from gradcam_multi.smoothing import Smooth, smoothed, smoothing_named
+from gradcam_multi.spec import Folding, Inputs, Layer, Layout, Model, Trace
+from gradcam_multi.targets import AnyTarget, as_targets, outputs_read, score_batch
 from gradcam_multi.targets import chosen_output as chosen_output  # for what opens models itself
 from gradcam_multi.tokens import FoldedTrace, fold_rows
 
 Names = tuple[str, ...]
-
-
-class CamWarning(UserWarning):
-    """A map of the batch says nothing, or not what one may think; the message says why."""
 
 
 class Explainer:
@@ -45,13 +42,17 @@ class Explainer:
 
     `model` is what an installed adapter claims: a torch.nn.Module, a Keras model or its file, an
     ONNX path, bytes, ModelProto or InferenceSession. `layer` names the layer to explain, or gives
-    the steps of its path; left out, the final feature map is chosen. `method` is a name in
+    the steps of its path; left out, the final feature map is chosen. With `fuse` ("mean", "max" or
+    "product") it is a list of several layers, whose heatmaps become one. `method` is a name in
     `METHODS`. `backend` names the adapter; left out, the first that claims the model. `output`
     names the output to explain where there are several. `grid` says how the tokens of a layer lie
     over the image, (rows, columns), where that is ambiguous; what is in front of these cells (a
     class token) is left out. `labels` are the class names. `guided` keeps only positive gradients
     at positive activations. `batch_size` bounds how many items run at once. `trust` runs code that
     the model's file holds (a Lambda layer, a pickle): only for files from somebody you trust.
+    `seed` is that of the methods' random numbers, `samples` how many masks or noisy inputs they
+    take instead of their own number. `smooth` averages any method's maps over the mirrored input
+    too, "flip", or over noisy ones, "noise".
 
     Raises what `errors` draws: a ModelError for the model, a MethodError for the method.
     """
@@ -69,15 +70,22 @@ class Explainer:
         batch_size: int | None = None,
         trust: bool = False,
         grid: Sequence[int] | None = None,
+        seed: int = 0,
+        samples: int | None = None,
+        fuse: Fuse | None = None,
+        smooth: Smooth | None = None,
     ) -> None:
         self.method = method_named(method)
-        self.layer = layer
+        several = fuse is not None and layer is not None and not isinstance(layer, str)
+        self._fused = tuple(layer or ()) if several else ()
+        self.layer = None if several else layer
+        self.fuse = fusion_named(fuse or "mean")
+        self.smooth = smoothing_named(smooth)
         self.output = output
         self.labels = labels
         self.guided = guided
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size {batch_size} was asked for: give at least 1")
         self.batch_size = batch_size
+        self.settings = Settings(seed, samples, batch_size)
         self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
         self._resolved: dict[tuple[Any, Names], Choice] = {}
@@ -93,6 +101,36 @@ class Explainer:
     def several(self, inputs: Inputs, targets: Iterable[Any]) -> list[Explanation]:
         """Explain a batch for several targets with one forward pass; one explanation a target."""
         targets = list(targets)
+        each = [self._at(name)._maps(inputs, targets) for name in self._fused]
+        if each:
+            explanations = [fused(group, self.fuse) for group in zip(*each, strict=True)]
+        else:
+            explanations = self._maps(inputs, targets)
+        default = None
+        if not each:
+            read = [outputs_read(as_targets(target, batch_count(inputs))) for target in targets]
+            default = self._choice(inputs, read).default
+        for explanation in explanations:
+            warn_of(explanation, default)
+        return explanations
+
+    def _at(self, layer: str) -> "Explainer":
+        """The same explainer of one layer, its model shared."""
+        one = copy(self)
+        one.layer, one._fused, one._resolved = layer, (), {}
+        return one
+
+    def _maps(self, inputs: Inputs, targets: Sequence[Any]) -> list[Explanation]:
+        """One explanation a target, smoothed where that was asked for."""
+        plain = self._plain_maps(inputs, targets)
+        if self.smooth is None:
+            return plain
+        image = ImageInput(inputs, self.model.inputs, plain[0].cam.ndim - 1)
+        how, settings = self.smooth, self.settings
+        return [smoothed(each, self._plain_maps, image, how, settings) for each in plain]
+
+    def _plain_maps(self, inputs: Inputs, targets: Sequence[Any]) -> list[Explanation]:
+        """One explanation a target, made a batch at a time."""
         count = batch_count(inputs)
         size = self.batch_size or count
         per_target = [as_targets(target, count) for target in targets]
@@ -102,10 +140,7 @@ class Explainer:
             chunk = inputs if size >= count else part_of(inputs, slice(start, start + size))
             rows = [row[start : start + size] for row in per_target]
             parts.append(self._run(chunk, rows, read))
-        explanations = [Explanation.concatenate(group) for group in zip(*parts, strict=True)]
-        for explanation in explanations:
-            _warn(explanation, self._choice(inputs, read).default)
-        return explanations
+        return [Explanation.concatenate(group) for group in zip(*parts, strict=True)]
 
     def layers(self, inputs: Inputs = None) -> Layers:
         """List every operation in execution order, the default layer marked.
@@ -143,12 +178,10 @@ class Explainer:
             found, dead = self._explain_at(choice, inputs, rows, read)
             if not dead:
                 self._resolved[_key(inputs, read)] = choice
-                warnings.warn(
+                notify(
                     f"the score depends on the prefix tokens alone at {first.name!r}, the default "
                     f"layer, which enters the last block: {choice.name!r} is explained instead; "
-                    "name a layer to choose another",
-                    CamWarning,
-                    stacklevel=_callers_level(),
+                    "name a layer to choose another"
                 )
                 return found
         return explanations
@@ -161,13 +194,12 @@ class Explainer:
         read: Sequence[Names],
     ) -> tuple[list[Explanation], bool]:
         """The explanations at a layer, and whether only a prefix of its tokens has gradients."""
-        layer = choice.name
         with self._traced(inputs, choice) as trace:
             size = spatial_size(inputs, self.model.inputs, trace.activations[0])
             finite = finite_items(inputs)
             found, dead = [], []
             for row, names in zip(rows, read, strict=True):
-                found.append(self._explain(trace, row, names, layer, size, finite))
+                found.append(self._explain(trace, row, names, choice, inputs, size, finite))
                 dead.append(isinstance(trace, FoldedTrace) and trace.dead)
             return found, all(dead)
 
@@ -176,28 +208,28 @@ class Explainer:
         trace: Trace,
         targets: Sequence[AnyTarget],
         read: Names,
-        layer: str,
+        choice: Choice,
+        inputs: Inputs,
         size: tuple[int, ...],
         finite: NDArray[np.bool_],
     ) -> Explanation:
         shapes = {name: z.shape for name, z in trace.logits.items()}
         output = chosen_output(read[0] if read else self.output, shapes)
-        scored = score_batch(
-            targets,
-            trace.logits,
-            output,
-            specs=self.model.outputs,
-            labels=self.labels,
-            size=size,
-            layout=next((s.layout for s in self.model.inputs if s.layout), "channels_first"),
-        )
-        (gradients,) = trace.vjp(scored.cotangents)
-        cam, status = raw_maps(
-            trace.activations[0],
-            gradients,
-            self.method,
-            guided=self.guided,
-            finite_inputs=finite & scored.finite,
+        layouts = (spec.layout for spec in self.model.inputs if spec.layout)
+        layout: Layout = next(layouts, "channels_first")
+        score = partial(
+            score_batch, output=output, specs=self.model.outputs, labels=self.labels, size=size,
+            layout=layout,
+        )  # fmt: skip
+        scored = score(targets, trace.logits)
+        probe = ModelProbe(
+            self.model, inputs, trace, choice.name, Score(scored, output, score),
+            lambda other: self._traced(other, choice), self.settings,
+        )  # fmt: skip
+        if isinstance(trace, FoldedTrace):
+            probe.gradients()  # tells whether the tokens are dead, and the layer is to move
+        cam, status = probed_maps(
+            probe, self.method, guided=self.guided, finite_inputs=finite & scored.finite
         )
         return Explanation(
             cam=cam,
@@ -206,13 +238,15 @@ class Explainer:
             targets=scored.targets,
             outputs=trace.outputs[output],
             logits=trace.logits[output],
-            layer=layer,
+            layer=probe.image_name if self.method.on_input else choice.name,
             method=self.method.name,
             backend=self.model.backend,
             output=output,
             size=size,
             activation=next((s.activation for s in self.model.outputs if s.name == output), None),
             labels=self.labels,
+            seed=self.settings.seed,
+            cost=probe.passes,
         )
 
     def _choice(self, inputs: Inputs, read: Sequence[Names] = ()) -> Choice:
@@ -265,6 +299,10 @@ def explain(
     batch_size: int | None = None,
     trust: bool = False,
     grid: Sequence[int] | None = None,
+    seed: int = 0,
+    samples: int | None = None,
+    fuse: Fuse | None = None,
+    smooth: Smooth | None = None,
 ) -> Explanation:
     """Show where a model looked when it gave a score; see `Explainer` for the arguments.
 
@@ -282,6 +320,10 @@ def explain(
         batch_size=batch_size,
         trust=trust,
         grid=grid,
+        seed=seed,
+        samples=samples,
+        fuse=fuse,
+        smooth=smooth,
     )
     return explainer(inputs, target)
 
@@ -296,32 +338,3 @@ def layers(
     opened = installed().open(model, backend, trust)
     listed = mark_default(opened.layers(inputs))
     return fold_rows(listed, image_sizes(inputs, opened.inputs))
-
-
-def _warn(explanation: Explanation, default: str | None) -> None:
-    sure = explanation.saturated.sum()
-    if sure:
-        warnings.warn(
-            f"{sure} of {len(explanation)} items: {SATURATED}",
-            CamWarning,
-            stacklevel=_callers_level(),
-        )
-    for status in dict.fromkeys(explanation.status):
-        if status != "ok":
-            count = explanation.status.count(status)
-            cure = ""
-            if status == "zero_gradient" and default not in (None, explanation.layer):
-                cure = f"; the default layer is {default!r}"
-            warnings.warn(
-                f"{count} of {len(explanation)} maps: {status}: {STATUS_NOTES[status]}{cure}",
-                CamWarning,
-                stacklevel=_callers_level(),
-            )
-
-
-def _callers_level() -> int:
-    """How many frames above the warning the first one outside of this module is."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
-        level, frame = level + 1, frame.f_back
-    return level

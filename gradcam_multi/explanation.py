@@ -51,7 +51,8 @@ class Explanation:
     worth. `scores` (N,) float64 are what was differentiated, `targets` the resolved targets,
     `outputs` (N, ...) float32 what the model returned and `logits` the same before a final softmax
     or sigmoid. `layer`, `method`, `backend` and `output` name what was used; `size` is the spatial
-    size of the input, `labels` the class names where they were given.
+    size of the input, `labels` the class names where they were given. `seed` is that of the
+    method's random numbers, `cost` its number of forward passes an item, the layer's own included.
     """
 
     cam: Array
@@ -67,6 +68,8 @@ class Explanation:
     size: tuple[int, ...]
     activation: Activation = None
     labels: Sequence[str] | None = field(default=None, repr=False)
+    seed: int = 0
+    cost: int = 1
 
     def __len__(self) -> int:
         return len(self.cam)
@@ -257,6 +260,8 @@ class Explanation:
                     "layer": self.layer,
                     "method": self.method,
                     "backend": self.backend,
+                    "seed": self.seed,
+                    "cost": self.cost,
                     "peak": [int(n) for n in np.unravel_index(heat.argmax(), heat.shape)],
                     "cam": cam.tolist(),
                     "version": __version__,

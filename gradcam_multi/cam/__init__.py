@@ -1,6 +1,10 @@
-"""The CAM methods: functions of activations and gradients, in one table."""
+"""The CAM methods: functions of activations, gradients and runs of a model, in one table."""
 
-from gradcam_multi.cam.methods import METHODS, Method, method_named
-from gradcam_multi.cam.normalize import Status, raw_maps, rescale
+from gradcam_multi.cam.methods import GRADIENT_METHODS, METHODS, ONE_PASS, Method, method_named
+from gradcam_multi.cam.normalize import Status, probed_maps, raw_maps, rescale
+from gradcam_multi.cam.probe import Probe
 
-__all__ = ["METHODS", "Method", "Status", "method_named", "raw_maps", "rescale"]
+__all__ = [
+    "GRADIENT_METHODS", "METHODS", "ONE_PASS", "Method", "Probe", "Status", "method_named",
+    "probed_maps", "raw_maps", "rescale",
+]  # fmt: skip

@@ -1,123 +1,217 @@
-"""Each CAM method as a function of activations A and gradients g, before ReLU and resizing.
-
-A and g are `(N, C, P)` float32, P the cells of the grid in C order; each function returns the
-signed map `(N, P)`. Notation: r(x) = max(x, 0); k runs over channels; S is the score, g = dS/dA.
-"""
+"""The CAM methods as one table, and what each needs of a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-
+from gradcam_multi.cam import components, gradients, perturbations
+from gradcam_multi.cam.probe import Probe
 from gradcam_multi.errors import MethodError, suggest
 from gradcam_multi.spec import Array
 
+Need = Literal["gradients", "replays", "inputs"]
 Combine = Callable[[Array, Array], Array]
+Project = Callable[[Array], Array]
+ProbeMap = Callable[[Probe], Array]
 
 
 @dataclass(frozen=True)
 class Method:
     """A CAM method: its name, its formula in words, the map it makes, and where it is defined.
 
-    `relu` says whether negative evidence is cut from the map; without it the signed map stays.
+    Exactly one of three functions makes the signed map: `combine` of (N, C, P) activations and
+    gradients, `project` of activations alone, each to (N, P), or `probe` of a `Probe`, to
+    (N, *grid). `relu` says whether negative evidence is cut from the map; without it the signed
+    map stays. `needs` says what it takes beyond the activations: "gradients", "replays" from the
+    layer on, changed "inputs". `cost` is the number of forward passes an item, in words.
+    `on_input` says that the map has the input's size, and is about no layer. `unit_free` says that
+    the heatmap does not depend on the unit of the logits; a probability does.
     """
 
     name: str
     formula: str
-    combine: Combine
+    combine: Combine | None
     paper: str
     relu: bool = True
+    project: Project | None = None
+    probe: ProbeMap | None = None
+    needs: tuple[Need, ...] = ("gradients",)
+    cost: str = "1"
+    on_input: bool = False
+    unit_free: bool = True
 
 
-def _weighted(weights: Array, activations: Array) -> Array:
-    """Sum of channels, each times its weight: (N, C), (N, C, P) -> (N, P)."""
-    out: Array = np.matmul(weights[:, None, :].astype(np.float32, copy=False), activations)[:, 0]
-    return out
-
-
-def _total(values: Array) -> Array:
-    """Sum over space, (N, C, P) -> (N, C), in float64: signed terms may cancel."""
-    total: Array = values.sum(-1, dtype=np.float64)
-    return total
-
-
-def gradcam(activations: Array, gradients: Array) -> Array:
-    """Weigh each channel by its mean gradient (Selvaraju 2017, equations 1 and 2)."""
-    return _weighted(gradients.mean(-1, dtype=np.float64), activations)
-
-
-def gradcam_plus_plus(activations: Array, gradients: Array) -> Array:
-    """Weigh each channel by its positive gradients, each times alpha (Chattopadhyay 2018, eq. 19).
-
-    alpha = g^2 / (2 g^2 + g^3 sum(A_k)), zero where g is zero. It is not homogeneous in g, so g is
-    first divided by its own largest magnitude and the weights multiplied by it again: the map then
-    keeps its form whatever the unit of the score.
-    """
-    scale = np.abs(gradients).max((1, 2), keepdims=True).astype(np.float64)
-    unit = np.divide(gradients, scale, out=np.zeros(gradients.shape), where=scale > 0)
-    # g^2 / (2 g^2 + g^3 sum(A)) without the powers: they would underflow.
-    denominator = 2 + unit * _total(activations)[..., None]
-    positive = np.maximum(unit, 0)
-    alpha_times_gradient = np.divide(
-        positive, denominator, out=np.zeros_like(unit), where=denominator != 0
-    )
-    return _weighted(alpha_times_gradient.sum(-1) * scale[..., 0], activations)
-
-
-def hirescam(activations: Array, gradients: Array) -> Array:
-    """Multiply cell by cell, then sum over channels (Draelos 2020)."""
-    out: Array = np.einsum("ncp,ncp->np", gradients, activations)
-    return out
-
-
-def layercam(activations: Array, gradients: Array) -> Array:
-    """Weigh each cell by its own positive gradient (Jiang 2021)."""
-    return hirescam(activations, np.maximum(gradients, 0))
-
-
-def xgradcam(activations: Array, gradients: Array) -> Array:
-    """Weigh each channel by its gradients averaged with its activations as weights (Fu 2020).
-
-    A channel whose activations sum to zero has no weight.
-    """
-    total = _total(activations)
-    weighted = np.einsum("ncp,ncp->nc", gradients, activations, dtype=np.float64)
-    weights = np.divide(weighted, total, out=np.zeros_like(total), where=total != 0)
-    return _weighted(weights, activations)
-
-
-def elementwise(activations: Array, gradients: Array) -> Array:
-    """Sum what is positive of gradient times activation, cell by cell."""
-    out: Array = np.maximum(gradients * activations, 0).sum(1)
-    return out
+def _row(name: str, formula: str, paper: str, **kind: object) -> Method:
+    return Method(name, formula, kind.pop("combine", None), paper, **kind)  # type: ignore[arg-type]
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("gradcam", "r(sum_k mean(g_k) A_k)", gradcam, "Selvaraju 2017, arXiv:1610.02391"),
-        Method(
+        _row(
+            "gradcam",
+            "r(sum_k mean(g_k) A_k)",
+            "Selvaraju 2017, arXiv:1610.02391",
+            combine=gradients.gradcam,
+        ),
+        _row(
             "gradcam++",
             "r(sum_k w_k A_k), w_k = sum(a r(g_k)), a = g^2 / (2 g^2 + g^3 sum(A_k))",
-            gradcam_plus_plus,
-            "Chattopadhyay 2018, arXiv:1710.11063",
+            "Chattopadhyay 2018, arXiv:1710.11063, equation 19",
+            combine=gradients.gradcam_plus_plus,
         ),
-        Method("hirescam", "r(sum_k g_k A_k)", hirescam, "Draelos 2020, arXiv:2011.08891"),
-        Method("layercam", "r(sum_k r(g_k) A_k)", layercam, "Jiang 2021, TIP 30:5875"),
-        Method(
+        _row(
+            "gradcam++-official",
+            "gradcam++, each channel's a divided by its sum over g > 0",
+            "Chattopadhyay 2018, the authors' program",
+            combine=gradients.gradcam_plus_plus_official,
+        ),
+        _row(
+            "hirescam",
+            "r(sum_k g_k A_k)",
+            "Draelos 2020, arXiv:2011.08891",
+            combine=gradients.hirescam,
+        ),
+        _row(
+            "layercam",
+            "r(sum_k r(g_k) A_k)",
+            "Jiang 2021, TIP 30:5875",
+            combine=gradients.layercam,
+        ),
+        _row(
             "xgradcam",
             "r(sum_k w_k A_k), w_k = sum(g_k A_k) / sum(A_k)",
-            xgradcam,
             "Fu 2020, arXiv:2008.02312",
+            combine=gradients.xgradcam,
         ),
-        Method(
+        _row(
             "gradcam-elementwise",
             "sum_k r(g_k A_k)",
-            elementwise,
             "pytorch-grad-cam's GradCAMElementWise",
+            combine=gradients.elementwise,
+        ),
+        _row(
+            "finer-cam",
+            "gradcam of S_c - sum_d p_d S_d, d the 3 classes of nearest score, p their softmax",
+            "Zhang 2025, arXiv:2501.11309",
+            probe=perturbations.finercam,
+            unit_free=False,
+        ),
+        _row(
+            "smoothgradcam++",
+            "gradcam++ of the means of g, g^2, g^3 over n noisy inputs",
+            "Omeiza 2019, arXiv:1908.01224",
+            probe=perturbations.smooth_gradcam_plus_plus,
+            needs=("gradients", "inputs"),
+            cost=f"1 + n, n = {perturbations.SMOOTH_SAMPLES}",
+        ),
+        _row(
+            "eigengradcam",
+            "r(u s), the first principal component over channels of g A",
+            "pytorch-grad-cam's EigenGradCAM, with the sign of the mean of g A",
+            combine=components.eigengradcam,
+        ),
+        _row(
+            "eigencam",
+            "r(u s), the first principal component over channels of A",
+            "Muhammad 2020, arXiv:2008.00299",
+            project=components.eigencam,
+            needs=(),
+        ),
+        _row(
+            "kpca-cam",
+            "r(u s), the first principal component of the kernel tanh(x.y / C + 1) of A's cells",
+            "Karmani 2024, arXiv:2410.00267",
+            project=components.kpca_cam,
+            needs=(),
+        ),
+        _row(
+            "fem",
+            "sum_k mean(A_k) [A_k >= mean + 2 deviations]",
+            "Fuad 2020, IPTA",
+            project=components.fem,
+            needs=(),
+        ),
+        _row(
+            "random-cam",
+            "r(sum_k w_k A_k), w_k uniform in [-1, 1)",
+            "a baseline",
+            probe=perturbations.randomcam,
+            needs=(),
+        ),
+        _row(
+            "scorecam",
+            "r(sum_k p_k A_k), p_k the probability where A_k, resized and scaled, masks the input",
+            "Wang 2020, arXiv:1910.01279",
+            probe=perturbations.scorecam,
+            needs=("inputs",),
+            cost="1 + C",
+            unit_free=False,
+        ),
+        _row(
+            "scorecam-softmax",
+            "scorecam, p_k the softmax over channels of the scores",
+            "pytorch-grad-cam's and torch-cam's ScoreCAM",
+            probe=perturbations.scorecam_softmax,
+            needs=("inputs",),
+            cost="1 + C",
+            unit_free=False,
+        ),
+        _row(
+            "ss-cam",
+            "scorecam, p_k the mean over n masks with noise of deviation 2",
+            "Wang 2020, arXiv:2006.14255",
+            probe=perturbations.sscam,
+            needs=("inputs",),
+            cost=f"1 + n C, n = {perturbations.SSCAM_SAMPLES}",
+            unit_free=False,
+        ),
+        _row(
+            "is-cam",
+            "scorecam, p_k the mean over the mask times 1/n, 2/n ... 1",
+            "Naidu 2020, arXiv:2010.03023",
+            probe=perturbations.iscam,
+            needs=("inputs",),
+            cost=f"1 + n C, n = {perturbations.ISCAM_STEPS}",
+            unit_free=False,
+        ),
+        _row(
+            "ablationcam",
+            "r(sum_k (S - S_k) A_k), S_k the score with A_k = 0",
+            "Desai 2020, WACV",
+            probe=perturbations.ablationcam,
+            needs=("replays",),
+            cost="2 + C + a batch",
+        ),
+        _row(
+            "recipro-cam",
+            "for each cell, the probability with A kept in its 3-cell surroundings only",
+            "Byun 2022, arXiv:2209.14074",
+            probe=perturbations.reciprocam,
+            needs=("replays",),
+            cost="1 + P + a batch",
+            relu=False,
+            unit_free=False,
+        ),
+        _row(
+            "rise",
+            "the mean of n random masks, each times the probability under it",
+            "Petsiuk 2018, arXiv:1806.07421",
+            probe=perturbations.rise,
+            needs=("inputs",),
+            cost=f"1 + n, n = {perturbations.RISE_MASKS}",
+            relu=False,
+            on_input=True,
+            unit_free=False,
         ),
     )
 }
+GRADIENT_METHODS = tuple(name for name, method in METHODS.items() if method.combine)
+"""Those that are functions of activations and gradients, which `raw_maps` can make by itself."""
+ONE_PASS = tuple(
+    name for name, method in METHODS.items() if {"inputs", "replays"}.isdisjoint(method.needs)
+)
+"""Those that run the model once; the others run it tens to thousands of times an item."""
 
 
 def method_named(name: str) -> Method:

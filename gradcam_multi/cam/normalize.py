@@ -3,12 +3,15 @@
 A map is never NaN and never silently blank: each item has a status that says what it is worth.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcam_multi.cam.methods import Method
+from gradcam_multi.cam.methods import GRADIENT_METHODS, Method
+from gradcam_multi.cam.probe import Probe
+from gradcam_multi.errors import MethodError
 from gradcam_multi.spec import Array
 
 Status = Literal["ok", "all_negative", "zero_gradient", "constant", "nonfinite"]
@@ -21,13 +24,15 @@ _FLAT = 8 * np.finfo(np.float32).eps
 
 def raw_maps(
     activations: Array,
-    gradients: Array,
+    gradients: Array | None,
     method: Method,
     *,
     guided: bool = False,
     finite_inputs: NDArray[np.bool_] | None = None,
 ) -> tuple[Array, tuple[Status, ...]]:
     """Combine (N, C, *grid) activations and gradients into (N, *grid) maps, each with its status.
+
+    Methods that read no gradients take None for them.
 
     `guided` keeps of the gradients only what is positive where the activation is positive, before
     the method sees them (Springenberg 2015, applied to the last layer only): sharper, but on some
@@ -38,29 +43,88 @@ def raw_maps(
     `all_negative`, there is evidence against the target only, so that ReLU leaves nothing;
     `constant`, every cell is worth the same; `nonfinite`, inputs, activations or gradients hold NaN
     or infinity. The map of an item that is `all_negative`, `zero_gradient` or `nonfinite` is zero.
+
+    Raises MethodError for a method that runs the model again.
     """
     grid = activations.shape[2:]
     flat = (*activations.shape[:2], -1)
-    a, g = activations.reshape(flat), gradients.reshape(flat)
-    with np.errstate(all="ignore"):  # NaN and infinity are dealt with below, by status
-        if guided:
-            g = np.maximum(g, 0) * (a > 0)
-        signed = method.combine(a, g)
+    a = activations.reshape(flat)
+    g = None if gradients is None else gradients.reshape(flat)
+    with np.errstate(all="ignore"):  # NaN and infinity are dealt with by status
+        if method.combine is not None:
+            if g is None:
+                raise MethodError(f"method {method.name!r} needs gradients, and was given none")
+            if guided:
+                g = np.maximum(g, 0) * (a > 0)
+            signed = method.combine(a, g)
+        elif method.project is not None:
+            signed = method.project(a)
+        else:
+            raise MethodError(
+                f"method {method.name!r} runs the model again: use it through Explainer"
+            )
+    # The gradient of a method that does not use it is no reason to doubt its map.
+    read = () if method.combine is None or g is None else (g,)
+    return _with_status(signed, (a, *read), method, finite_inputs, grid)
+
+
+def probed_maps(
+    probe: Probe, method: Method, *, guided: bool = False, finite_inputs: NDArray[np.bool_]
+) -> tuple[Array, tuple[Status, ...]]:
+    """Make the maps (N, *grid) of any method, each with its status; see `raw_maps`.
+
+    `zero_gradient` then also says that the score did not change with what the method tried.
+    Raises MethodError where `guided` is asked of a method that weighs no gradients by itself.
+    """
+    if guided and method.combine is None:
+        raise MethodError(
+            f"guided was asked for with method {method.name!r}, which it has no meaning for: leave "
+            f"it out, or take one of {', '.join(GRADIENT_METHODS)}"
+        )
+    if method.probe is None:
+        gradients = probe.gradients() if method.combine is not None else None
+        return raw_maps(
+            probe.activations, gradients, method, guided=guided, finite_inputs=finite_inputs
+        )
+    with np.errstate(all="ignore"):
+        signed = method.probe(probe)
+    a = probe.activations.reshape(*probe.activations.shape[:2], -1)
+    flat = signed.reshape(len(signed), -1)
+    return _with_status(flat, (a,), method, finite_inputs, signed.shape[1:])
+
+
+def _with_status(
+    signed: Array,
+    tensors: Sequence[Array],
+    method: Method,
+    finite_inputs: NDArray[np.bool_] | None,
+    grid: tuple[int, ...],
+) -> tuple[Array, tuple[Status, ...]]:
+    """Cut (N, P) signed maps where the method does, and say what each is worth.
+
+    `tensors` are the activations and, where the method reads them, the gradients.
+    """
+    with np.errstate(all="ignore"):
+        signed = signed.astype(np.float32, copy=False)
     low, high = signed.min(-1), signed.max(-1)
     status = np.full(len(signed), "ok", object)
     status[_is_flat(low, high)] = "constant"
     if method.relu:
         status[(high <= 0) & (low < 0)] = "all_negative"
-    status[~np.any(g, axis=(1, 2))] = "zero_gradient"
+    if len(tensors) > 1:
+        status[~np.any(tensors[1], axis=(1, 2))] = "zero_gradient"
+    elif method.needs:  # nothing that was tried changed the score, though there was what to try
+        varied = (tensors[0].max(-1) > tensors[0].min(-1)).any(-1)
+        status[~signed.any(-1) & varied] = "zero_gradient"
     finite = np.isfinite(low) & np.isfinite(high)
     if finite_inputs is not None:
         finite &= finite_inputs
-    for tensor in (a, g):  # a method may step over a NaN, as where a channel has no weight
+    for tensor in tensors:  # a method may step over a NaN, as where a channel has no weight
         finite &= np.isfinite(tensor).all((1, 2))
     status[~finite] = "nonfinite"
     out = np.maximum(signed, 0) if method.relu else signed
     out[np.isin(status.astype(str), ("zero_gradient", "nonfinite"))] = 0
-    return out.astype(np.float32, copy=False).reshape(len(out), *grid), tuple(status)
+    return out.reshape(len(out), *grid), tuple(status)
 
 
 def _is_flat(low: Array, high: Array) -> NDArray[np.bool_]:

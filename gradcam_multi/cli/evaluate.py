@@ -59,7 +59,12 @@ def _baseline(_: Any, __: Any, value: str | None) -> str | float | None:
 @click.command("evaluate")
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--methods", callback=_names, metavar="A,B,...", help="CAM methods.  [default: all]")
+@click.option(
+    "--methods",
+    callback=_names,
+    metavar="A,B,...",
+    help="CAM methods; `gradcam methods` lists them.  [default: all of cost 1]",
+)
 @click.option(
     "--metrics",
     callback=_names,

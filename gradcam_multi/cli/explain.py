@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -19,7 +19,6 @@ from gradcam_multi.cli.main import (
     class_or_name,
     grid_option,
     labels_option,
-    layer_option,
     make_folder,
     method_option,
     preprocess_option,
@@ -29,12 +28,14 @@ from gradcam_multi.cli.scores import asked_target, output_option, score_options
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import STATUS_NOTES, Explanation
+from gradcam_multi.fusion import Fuse
 from gradcam_multi.gallery import picture_row
 from gradcam_multi.geometry import Geometry
 from gradcam_multi.images import find_images, load_image
 from gradcam_multi.labels import read_labels
 from gradcam_multi.panel import panel
 from gradcam_multi.preprocess import Preprocess
+from gradcam_multi.smoothing import Smooth
 from gradcam_multi.spec import TensorSpec
 from gradcam_multi.targets import TopClass
 
@@ -64,9 +65,34 @@ class Picture:
 )
 @score_options
 @click.option("--top", type=click.IntRange(1), metavar="K", help="Explain the K highest classes.")
-@layer_option
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    help="Layer to explain; several are fused.  [default: the final feature map]",
+)
+@click.option(
+    "--fuse",
+    type=click.Choice(get_args(Fuse)),
+    default="mean",
+    show_default=True,
+    help="How the heatmaps of several layers become one.",
+)
+@click.option(
+    "--smooth",
+    type=click.Choice(get_args(Smooth)),
+    help="Average over the mirrored picture, or noisy ones.",
+)
 @grid_option
 @method_option
+@click.option("--seed", default=0, show_default=True, help="Seed of methods that draw numbers.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Masks or noisy inputs of methods that draw them.  [default: the method's own number]",
+)
 @click.option(
     "--guided", is_flag=True, help="Keep positive gradients at positive activations only."
 )
@@ -91,9 +117,13 @@ def command(
     score: str,
     versus: int | str | None,
     top: int | None,
-    layer: str | None,
+    layers: tuple[str, ...],
+    fuse: Fuse,
+    smooth: Smooth | None,
     grid: tuple[int, ...] | None,
     method: str,
+    seed: int,
+    samples: int | None,
     guided: bool,
     labels: str | None,
     preprocess: str,
@@ -124,7 +154,7 @@ def command(
     method_named(method)  # what is asked wrongly is said before a model is built
     explainer = Explainer(
         open_model(model, weights, trust),
-        layer=layer,
+        layer=layers[0] if len(layers) == 1 else layers or None,
         method=method,
         backend=backend,
         labels=names,
@@ -132,6 +162,10 @@ def command(
         trust=trust,
         grid=grid,
         output=model_output,
+        seed=seed,
+        samples=samples,
+        fuse=fuse if len(layers) > 1 else None,
+        smooth=smooth,
     )
     make_folder(output)
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "Show where a model looks in pictures.",
     "export": "Write a model with its explanation as one ONNX file.",
     "layers": "List a model's layers and mark the one that is explained by default.",
+    "methods": "List the methods, what each needs and what it costs.",
 }
 
 
@@ -88,7 +89,11 @@ layer_option = click.option(
     "--layer", metavar="NAME", help="Layer to explain.  [default: the final feature map]"
 )
 method_option = click.option(
-    "--method", default="gradcam", show_default=True, metavar="NAME", help="CAM method."
+    "--method",
+    default="gradcam",
+    show_default=True,
+    metavar="NAME",
+    help="CAM method; `gradcam methods` lists them.",
 )
 labels_option = click.option(
     "--labels", type=click.Path(), metavar="FILE", help="Class names: .txt, .csv or .json."

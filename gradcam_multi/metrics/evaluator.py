@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradcam_multi.cam import METHODS, Status, method_named, rescale
+from gradcam_multi.cam import ONE_PASS, Status, method_named, rescale
 from gradcam_multi.errors import InputError
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import Explanation
@@ -34,8 +34,8 @@ class Evaluator:
     """A model, the methods that explain it and the metrics that judge them.
 
     `methods` are names in `METHODS`, `metrics` names in `metrics.METRICS`; left out, all methods
-    and the usual metrics, with those of masks where `masks` says that there will be some.
-    `explainer` are options of `Explainer`. `random` adds the baseline, maps by lot.
+    that run the model once and the usual metrics, with those of masks where `masks` says that there
+    will be some. `explainer` are options of `Explainer`. `random` adds the baseline, maps by lot.
 
     Raises MethodError and InputError for names that do not exist, and what `Explainer` raises.
     """
@@ -51,7 +51,7 @@ class Evaluator:
         random: bool = True,
         **explainer: Any,
     ) -> None:
-        asked = list(dict.fromkeys(METHODS if methods is None else methods))
+        asked = list(dict.fromkeys(ONE_PASS if methods is None else methods))
         if not asked:
             raise InputError("no method was asked for: name at least one")
         for name in asked:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradcam_multi.cam import METHODS
+from gradcam_multi.cam import GRADIENT_METHODS
 from gradcam_multi.errors import (
     InputError,
     LayerNotOnPathError,
@@ -103,7 +103,7 @@ class AdapterConformance(NumbersConformance, ModelsConformance):
             self.close(trace.activations[0], expected)
 
     @pytest.mark.parametrize("scale", [1e-6, 1e6])
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", GRADIENT_METHODS)
     def test_06_the_unit_of_the_score_does_not_matter(self, method: str, scale: float) -> None:
         inputs = self.layout(probe_inputs())
         expected = self.explainer(probe_network(), method=method)(inputs, 2)

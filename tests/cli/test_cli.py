@@ -1,7 +1,9 @@
 """The command line where no framework is needed: help, start-up, and a user's errors."""
 
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from gradcam_multi.cam import METHODS
 from gradcam_multi.cli import main
 from gradcam_multi.cli.main import COMMANDS
 
@@ -41,6 +44,25 @@ def test_help_lists_every_command():
     for name in COMMANDS:
         assert f"  {name}  " in result.output
         assert run(name, "--help").exit_code == 0
+
+
+def test_methods_are_listed_with_what_they_need_and_cost():
+    lines = run("methods").output.splitlines()
+    assert len(lines) == 1 + len(METHODS)
+    assert re.split(r"  +", lines[0]) == ["method", "needs", "cost", "paper"]
+    rows = {line.split()[0]: re.split(r"  +", line) for line in lines[1:]}
+    assert rows["gradcam"][1:3] == ["gradients", "1"]
+    assert rows["eigencam"][1] == "-"
+    assert rows["scorecam"] == ["scorecam", "inputs", "1 + C", "Wang 2020, arXiv:1910.01279"]
+    listed = json.loads(run("methods", "--json").output)
+    assert [entry["name"] for entry in listed] == list(METHODS)
+    assert listed[0]["formula"] == "r(sum_k mean(g_k) A_k)"
+
+
+def test_an_unknown_method_is_said_before_a_model_is_opened(photo):
+    message = one_line(run("explain", "nothing.onnx", photo, "--method", "score-cam"))
+    assert "no method is called 'score-cam'" in message
+    assert "did you mean 'scorecam'" in message
 
 
 def test_module_and_version():

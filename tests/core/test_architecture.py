@@ -14,10 +14,11 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "onnx", "onnxruntime", "jax"}
 
 # Each part of the core, lowest first; a module imports only from lines above its own.
 ORDER = [
-    "errors", "spec", "sizes", "labels", "resize", "exif",
+    "errors", "spec", "sizes", "image_input", "labels", "resize", "exif",
     "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo", "hooks",
     "geometry", "preprocess", "overlay", "plugins", "panel", "picture_input",
-    "explanation", "explainer", "verification", "export", "gallery",
+    "explanation", "notices", "fusion", "probing", "smoothing",
+    "explainer", "verification", "export", "gallery",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
     "diagnosis", "doctor", "metrics",
     "testing", "cli", "__main__",

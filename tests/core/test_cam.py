@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cam_references import OF_ACTIVATIONS, OF_PROBES, slow_eigengradcam
 
-from gradcam_multi.cam import METHODS, method_named, raw_maps, rescale
+from gradcam_multi.cam import GRADIENT_METHODS, METHODS, method_named, raw_maps, rescale
 from gradcam_multi.errors import MethodError
 
 # float32 sums of up to 35 terms of magnitude about 1.
@@ -40,6 +41,24 @@ def slow_gradcam_plus_plus(a, g):
             u = g[(k, *p)] / largest if largest else 0.0
             alpha = u**2 / (2 * u**2 + u**3 * a[k].sum()) if u else 0.0
             weight += alpha * relu(u) * largest
+        for p in cells(a.shape[1:]):
+            out[p] += weight * a[(k, *p)]
+    return np.vectorize(relu)(out)
+
+
+def slow_gradcam_plus_plus_official(a, g):
+    """The authors' program: alphas over the sum of those whose gradient is positive."""
+    out = np.zeros(a.shape[1:])
+    largest = np.abs(g).max()
+    for k in range(len(a)):
+        alphas = {}
+        for p in cells(a.shape[1:]):
+            u = g[(k, *p)] / largest if largest else 0.0
+            denominator = 2 * u**2 + u**3 * a[k].sum()
+            if u > 0:
+                alphas[p] = u**2 / denominator if denominator else 0.0
+        norm = sum(alphas.values()) or 1.0
+        weight = sum(alpha / norm * g[(k, *p)] for p, alpha in alphas.items())
         for p in cells(a.shape[1:]):
             out[p] += weight * a[(k, *p)]
     return np.vectorize(relu)(out)
@@ -82,6 +101,8 @@ def slow_elementwise(a, g):
 REFERENCES = {
     "gradcam": slow_gradcam,
     "gradcam++": slow_gradcam_plus_plus,
+    "gradcam++-official": slow_gradcam_plus_plus_official,
+    "eigengradcam": slow_eigengradcam,
     "hirescam": slow_hirescam,
     "layercam": slow_layercam,
     "xgradcam": slow_xgradcam,
@@ -100,11 +121,33 @@ def tensors(grid, count=3, channels=6, seed=0):
 
 
 def test_every_method_has_a_reference():
-    assert set(REFERENCES) == set(METHODS)
+    assert set(REFERENCES) == set(GRADIENT_METHODS)
+    known = {**REFERENCES, **OF_ACTIVATIONS, **OF_PROBES}
+    assert set(known) == set(METHODS)
+
+
+def test_the_documented_table_is_the_one_in_the_package():
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    if not page.exists():
+        pytest.skip("docs/ is absent")
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
+    assert rows == [
+        f"| `{m.name}` | {m.formula} | {', '.join(m.needs) or '-'} | {m.cost} | {m.paper} |"
+        for m in METHODS.values()
+    ]
+
+
+def test_every_method_is_of_one_kind_and_needs_what_that_kind_needs():
+    for method in METHODS.values():
+        kinds = [method.combine, method.project, method.probe]
+        assert sum(kind is not None for kind in kinds) == 1, method.name
+        assert ("gradients" in method.needs) == (method.combine is not None) or method.probe
+        assert (method.needs == ()) == (method.project is not None or method.name == "random-cam")
+        assert (method.cost == "1") == {"inputs", "replays"}.isdisjoint(method.needs)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
 def test_method_equals_its_reference(name, grid):
     a, g = tensors(grid)
     maps, status = raw_maps(a, g, METHODS[name])
@@ -139,7 +182,7 @@ def test_hand_computed_network(layer):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e20])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
 def test_scaling_the_gradient_changes_no_heatmap(name, scale):
     a, g = tensors((5, 7))
     expected, _ = raw_maps(a, g, METHODS[name])
@@ -148,7 +191,7 @@ def test_scaling_the_gradient_changes_no_heatmap(name, scale):
     np.testing.assert_allclose(rescale(scaled), rescale(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_broken_tensors_give_a_status_and_never_nan(name, grid):
     a, g = tensors(grid, count=6)
@@ -161,15 +204,24 @@ def test_broken_tensors_give_a_status_and_never_nan(name, grid):
     maps, status = raw_maps(a, g, METHODS[name])
     assert np.isfinite(maps).all()
     assert np.isfinite(rescale(maps)).all()
-    blank = {"gradcam++", "layercam", "gradcam-elementwise"}  # negative gradients count for nothing
+    blank = {
+        "gradcam++",
+        "gradcam++-official",
+        "layercam",
+        "gradcam-elementwise",
+    }  # negative gradients count for nothing
     last = "constant" if name in blank else "all_negative"
+    if name == "eigengradcam":  # a component has no evidence against; its sign follows the mean
+        assert status == ("ok", "nonfinite", "nonfinite", "zero_gradient", "constant", "ok")
+        assert not maps[1:5].any()
+        return
     assert status == ("ok", "nonfinite", "nonfinite", "zero_gradient", "constant", last)
     for index in (1, 2, 3, 5):
         assert not maps[index].any()
     assert not rescale(maps)[4].any()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
 def test_huge_activations_are_finite_or_said_not_to_be(name):
     a, g = tensors((5, 7))
     maps, status = raw_maps(a * 1e30, g * 1e30, METHODS[name])
@@ -193,8 +245,8 @@ def test_guided_keeps_positive_gradients_at_positive_activations():
 def test_inputs_are_not_written_to():
     a, g = tensors((5, 7))
     before = a.copy(), g.copy()
-    for method in METHODS.values():
-        raw_maps(a, g, method, guided=True)
+    for name in GRADIENT_METHODS:
+        raw_maps(a, g, METHODS[name], guided=True)
     np.testing.assert_array_equal(a, before[0])
     np.testing.assert_array_equal(g, before[1])
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import gradcam_multi as gm
 from gradcam_multi import METHODS, metrics
+from gradcam_multi.cam import ONE_PASS
 from gradcam_multi.demo import VALIDATION_SEED, as_inputs, draw_scenes, load_network
 from gradcam_multi.errors import InputError, MethodError, TargetError
 from gradcam_multi.metrics import RANDOM, Evaluation, Evaluator, Options, evaluate
@@ -43,12 +44,12 @@ def test_every_method_beats_maps_by_lot(network, scenes):
     found = evaluate(
         network, as_inputs(scenes), masks=masks, metrics=["pointing-game", "energy"], batch_size=25
     )
-    assert found.methods == (*METHODS, RANDOM)
+    assert found.methods == (*ONE_PASS, RANDOM)
     for metric in found.metrics:
         assert found.count(metric) == SCENES
         # The object covers 9 % of a scene on average: what a map by lot can hope for.
         assert found.mean(RANDOM, metric) == pytest.approx(masks.mean(), abs=0.06)
-        for method in METHODS:
+        for method in set(ONE_PASS) - {"random-cam"}:  # a baseline itself
             lead = found.mean(method, metric) - found.mean(RANDOM, metric)
             # Beyond five standard errors of either mean it is no luck.
             errors = math.hypot(found.error(method, metric), found.error(RANDOM, metric))
@@ -160,13 +161,15 @@ def test_a_blank_map_is_noted():
     assert str(found).splitlines()[-1] == ("gradcam: 2 of 2 maps are not ok: 2 zero_gradient")
 
 
+@pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # a blank map is a map here
 @pytest.mark.parametrize("name", METHODS)
 def test_one_opened_model_serves_all_methods(name):
     network, inputs = probe_network(), probe_inputs(2)
-    shared = with_method(gm.Explainer(network), name)
+    few = {"samples": 3}
+    shared = with_method(gm.Explainer(network, **few), name)
     assert shared.method.name == name
     np.testing.assert_array_equal(
-        shared(inputs, 2).cam, gm.Explainer(network, method=name)(inputs, 2).cam
+        shared(inputs, 2).cam, gm.Explainer(network, method=name, **few)(inputs, 2).cam
     )
 
 
@@ -357,7 +360,7 @@ def test_the_cascade_against_its_pieces(network, scenes):
     np.testing.assert_array_equal(found.mean, found.similarity.mean(1))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_PASS)
 def test_every_method_passes_the_weight_randomisation(network, scenes, method):
     assert metrics.cascade(network, as_inputs(scenes[:16]), method=method).passed()
 

@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from click.testing import CliRunner
 from PIL import Image
 
-from gradcam_multi import Explainer, Preprocess, load_image
+from gradcam_multi import METHODS, Explainer, Preprocess, load_image
 from gradcam_multi.cli import main
 from gradcam_multi.demo import load_examples, load_network
 from gradcam_multi.plugins import installed
@@ -69,6 +69,43 @@ def test_one_bad_picture_is_reported_and_the_others_are_done(folder):
     assert "9 pictures in" in result.stdout
     with Image.open(folder / "out" / "wide.png") as panel:
         assert panel.size[0] > panel.size[1]  # a picture and its overlay, both wider than high
+
+
+def one_photo(folder, *more):
+    """The only record of one picture."""
+    result = run(
+        "explain", folder / "sound.onnx", folder / "photos" / "0.png", "--preprocess", "unit",
+        "--output", folder / "one", "--json", *more,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_asked_for(folder, method):
+    record = one_photo(folder, "--method", method, "--samples", 2, "--seed", 3)
+    assert record["method"] == method
+    expected = Explainer(folder / "sound.onnx", method=method, samples=2, seed=3)(
+        Preprocess.named("unit").apply(load_image(folder / "photos" / "0.png"), size=(96, 96))[0][
+            None
+        ]
+    )
+    np.testing.assert_allclose(record["explanations"][0]["cam"], expected.cam[0], rtol=1e-6)
+    assert record["explanations"][0]["cost"] == expected.cost
+
+
+def test_several_layers_are_fused_and_maps_smoothed(folder):
+    listed = Explainer(folder / "sound.onnx").layers()
+    names = [layer.name for layer in listed.spatial if layer.kind == "Relu"][-2:]
+    asked = [word for name in names for word in ("--layer", name)]
+    record = one_photo(folder, *asked, "--fuse", "product", "--smooth", "flip")
+    assert record["layer"] == " + ".join(names)
+    expected = Explainer(folder / "sound.onnx", layer=names, fuse="product", smooth="flip")(
+        Preprocess.named("unit").apply(load_image(folder / "photos" / "0.png"), size=(96, 96))[0][
+            None
+        ]
+    )
+    np.testing.assert_allclose(record["explanations"][0]["cam"], expected.cam[0], rtol=1e-6)
 
 
 def test_json_holds_the_map_of_the_api(folder):

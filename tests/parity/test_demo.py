@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from closeness import assert_close
 
-from gradcam_multi import METHODS, Explainer
+from gradcam_multi import Explainer
+from gradcam_multi.cam import GRADIENT_METHODS
 from gradcam_multi.demo import as_inputs, load_examples, load_network
 from gradcam_multi.plugins import installed
 from gradcam_multi.testing import Reference
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
 @pytest.mark.parametrize("network", ["sound", "shortcut"])
 def test_maps_agree(network, method):
     inputs = as_inputs(load_examples())

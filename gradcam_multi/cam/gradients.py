@@ -1,0 +1,96 @@
+"""Methods of activations A and gradients g = dS/dA: functions of arrays, before ReLU and resizing.
+
+A and g are `(N, C, P)` float32, P the cells of the grid in C order; each function returns the
+signed map `(N, P)`. Notation: r(x) = max(x, 0); k runs over channels.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.spec import Array
+
+Vectors = NDArray[np.float64]
+
+
+def weighted(weights: NDArray[np.floating], activations: Array) -> Array:
+    """Sum of channels, each times its weight: (N, C), (N, C, P) -> (N, P)."""
+    out: Array = np.matmul(weights[:, None, :].astype(np.float32, copy=False), activations)[:, 0]
+    return out
+
+
+def _total(values: Array) -> Array:
+    """Sum over space, (N, C, P) -> (N, C), in float64: signed terms may cancel."""
+    total: Array = values.sum(-1, dtype=np.float64)
+    return total
+
+
+def gradcam(activations: Array, gradients: Array) -> Array:
+    """Weigh each channel by its mean gradient (Selvaraju 2017, equations 1 and 2)."""
+    return weighted(gradients.mean(-1, dtype=np.float64), activations)
+
+
+def gradcam_plus_plus(activations: Array, gradients: Array) -> Array:
+    """Weigh each channel by its positive gradients, each times alpha (Chattopadhyay 2018, eq. 19).
+
+    alpha = g^2 / (2 g^2 + g^3 sum(A_k)), zero where g is zero. It is not homogeneous in g, so g is
+    first divided by its own largest magnitude and the weights multiplied by it again: the map then
+    keeps its form whatever the unit of the score.
+    """
+    unit, scale = _in_own_unit(gradients)
+    # g^2 / (2 g^2 + g^3 sum(A)) without the powers: they would underflow.
+    denominator = 2 + unit * _total(activations)[..., None]
+    positive = np.maximum(unit, 0)
+    alpha_times_gradient = np.divide(
+        positive, denominator, out=np.zeros_like(unit), where=denominator != 0
+    )
+    return weighted(alpha_times_gradient.sum(-1) * scale[..., 0], activations)
+
+
+def gradcam_plus_plus_official(activations: Array, gradients: Array) -> Array:
+    """Like `gradcam_plus_plus`, each channel's alphas divided by their sum over r(g) != 0.
+
+    So the authors' program does (Chattopadhyay 2018), which their equation 19 leaves out. Where
+    that sum is zero, the alphas stay as they are.
+    """
+    unit, scale = _in_own_unit(gradients)
+    denominator = 2 + unit * _total(activations)[..., None]
+    alpha = np.divide(
+        1, denominator, out=np.zeros_like(unit), where=(denominator != 0) & (unit > 0)
+    )
+    total = alpha.sum(-1, keepdims=True)
+    alpha = np.divide(alpha, total, out=alpha, where=total != 0)
+    return weighted((alpha * np.maximum(unit, 0)).sum(-1) * scale[..., 0], activations)
+
+
+def _in_own_unit(gradients: Array) -> tuple[Vectors, Vectors]:
+    """Gradients of each item divided by their largest magnitude, and that, in float64."""
+    scale = np.abs(gradients).max((1, 2), keepdims=True).astype(np.float64)
+    return np.divide(gradients, scale, out=np.zeros(gradients.shape), where=scale > 0), scale
+
+
+def hirescam(activations: Array, gradients: Array) -> Array:
+    """Multiply cell by cell, then sum over channels (Draelos 2020)."""
+    out: Array = np.einsum("ncp,ncp->np", gradients, activations)
+    return out
+
+
+def layercam(activations: Array, gradients: Array) -> Array:
+    """Weigh each cell by its own positive gradient (Jiang 2021)."""
+    return hirescam(activations, np.maximum(gradients, 0))
+
+
+def xgradcam(activations: Array, gradients: Array) -> Array:
+    """Weigh each channel by its gradients averaged with its activations as weights (Fu 2020).
+
+    A channel whose activations sum to zero has no weight.
+    """
+    total = _total(activations)
+    product = np.einsum("ncp,ncp->nc", gradients, activations, dtype=np.float64)
+    weights = np.divide(product, total, out=np.zeros_like(total), where=total != 0)
+    return weighted(weights, activations)
+
+
+def elementwise(activations: Array, gradients: Array) -> Array:
+    """Sum what is positive of gradient times activation, cell by cell."""
+    out: Array = np.maximum(gradients * activations, 0).sum(1)
+    return out

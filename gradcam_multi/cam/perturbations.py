@@ -1,0 +1,263 @@
+"""Methods that run the model again: with masked inputs, noisy inputs, or changed activations.
+
+Each is a function of a `Probe` and returns the signed map `(N, *grid)`, or `(N, *size)` where it
+is made in the input. Random numbers come from NumPy, one draw for all items of a batch: a map is
+then the same whatever items stand beside it, and in every framework.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.cam.gradients import weighted
+from gradcam_multi.cam.probe import Probe, Scores
+from gradcam_multi.resize import resize
+from gradcam_multi.spec import Array
+
+SSCAM_SAMPLES, SSCAM_NOISE = 35, 2.0  # torch-cam's
+ISCAM_STEPS = 10  # torch-cam's
+RISE_MASKS, RISE_CELLS, RISE_KEPT = 4000, 7, 0.5  # Petsiuk 2018, section 4: VGG's 4000, h = w = 7
+SMOOTH_SAMPLES, SMOOTH_NOISE = 32, 0.15  # of the input's range; Smilkov 2017: 10 to 20 per cent
+FINER_CLASSES, FINER_ALPHA = 3, 1.0  # pytorch-grad-cam's
+# The difference of two scores below a few float32 roundings is none.
+_EQUAL = 8 * np.finfo(np.float32).eps
+
+
+def scorecam(probe: Probe) -> Array:
+    """Weigh each channel by the class's probability where its own map masks the input (Wang 2020).
+
+    The mask is A_k resized to the input and min-max scaled; a constant channel has no weight. What
+    is masked becomes 0, in the unit of the preprocessed input.
+    """
+    return _combined(probe, _masked_scores(probe, probability=True))
+
+
+def scorecam_softmax(probe: Probe) -> Array:
+    """Like `scorecam`, but weigh by the softmax over channels of the targets' own scores.
+
+    So pytorch-grad-cam and torch-cam read the method; the softmax leaves constant channels out.
+    """
+    scores = _masked_scores(probe, probability=False)
+    scores[_constant(probe.activations)] = -np.inf
+    highest = scores.max(1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0))
+    total = weights.sum(1, keepdims=True)
+    return _combined(probe, np.divide(weights, total, out=weights, where=total > 0))
+
+
+def sscam(probe: Probe) -> Array:
+    """Like `scorecam`, each probability a mean over masks with normal noise (Wang 2020, SS-CAM)."""
+    samples = probe.samples or SSCAM_SAMPLES
+    shape = probe.image.shape[2:]
+
+    def noisy(mask: Array, sample: int) -> Array:
+        rng = np.random.default_rng([probe.seed, sample])
+        return mask + rng.normal(0, SSCAM_NOISE, shape).astype(np.float32)
+
+    return _combined(probe, _masked_scores(probe, samples=samples, change=noisy))
+
+
+def iscam(probe: Probe) -> Array:
+    """Like `scorecam`, each probability a mean over the mask times 1/n, 2/n ... 1 (Naidu 2020)."""
+    steps = probe.samples or ISCAM_STEPS
+
+    def scaled(mask: Array, sample: int) -> Array:
+        return mask * np.float32((sample + 1) / steps)
+
+    return _combined(probe, _masked_scores(probe, samples=steps, change=scaled))
+
+
+def _masked_scores(
+    probe: Probe,
+    *,
+    probability: bool = True,
+    samples: int = 1,
+    change: Callable[[Array, int], Array] | None = None,
+) -> Scores:
+    """(N, C) scores where a channel's map masks the input, means over samples of changed masks."""
+    image, activations = probe.image, probe.activations
+    size, channels = image.shape[2:], activations.shape[1]
+
+    def make(numbers: range) -> Array:
+        made = np.empty((len(numbers), *image.shape), np.float32)
+        for place, number in enumerate(numbers):
+            channel, sample = divmod(number, samples)
+            mask = _unit_range(resize(activations[:, channel], size))
+            made[place] = image * (mask if change is None else change(mask, sample))[:, None]
+        return made
+
+    scores = probe.image_scores(channels * samples, make, probability=probability)
+    mean: Scores = scores.reshape(channels, samples, -1).mean(1).T
+    return mean
+
+
+def _unit_range(masks: Array) -> Array:
+    """Scale each of (N, *size) masks by its minimum and maximum; constant ones become 0."""
+    axes = tuple(range(1, masks.ndim))
+    low, high = masks.min(axes, keepdims=True), masks.max(axes, keepdims=True)
+    out: Array = np.divide(masks - low, high - low, out=np.zeros_like(masks), where=high > low)
+    return out
+
+
+def _constant(activations: Array) -> NDArray[np.bool_]:
+    """(N, C) whether a channel is the same in all cells."""
+    flat = activations.reshape(*activations.shape[:2], -1)
+    constant: NDArray[np.bool_] = flat.max(-1) == flat.min(-1)
+    return constant
+
+
+def _combined(probe: Probe, weights: Scores) -> Array:
+    """Sum of channels, each times its weight (N, C); constant channels left out."""
+    activations = probe.activations
+    return _summed(activations, np.where(_constant(activations), 0, weights))
+
+
+def _summed(activations: Array, weights: Scores) -> Array:
+    """Sum of channels (N, C, *grid), each times its weight (N, C)."""
+    out = weighted(weights, activations.reshape(*activations.shape[:2], -1))
+    return out.reshape(len(out), *activations.shape[2:])
+
+
+def ablationcam(probe: Probe) -> Array:
+    """Weigh each channel by what the score loses without it (Desai 2020).
+
+    w_k = S - S_k, S_k the score with A_k set to zero. The paper divides by S, which changes no
+    heatmap where S is positive, and turns evidence over where it is negative.
+    """
+    activations = probe.activations
+    channels = activations.shape[1]
+
+    def make(numbers: range) -> Array:
+        made = np.repeat(activations[None], len(numbers), axis=0)
+        for place, number in enumerate(numbers):
+            if number:  # the first is the whole, by the same way through the model
+                made[place, :, number - 1] = 0
+        return made
+
+    scores = probe.replayed_scores(channels + 1, make)
+    whole, without = scores[0], scores[1:]
+    lost = whole - without
+    lost[np.abs(lost) <= _EQUAL * np.maximum(np.abs(whole), np.abs(without))] = 0
+    return _summed(activations, lost.T)
+
+
+def reciprocam(probe: Probe) -> Array:
+    """Give each cell the class's probability where only its surroundings are left (Byun 2022).
+
+    The activations are multiplied by 1/4, 1/2, 1/4 along each axis around the cell and by zero
+    elsewhere, and the network is run on from there.
+    """
+    activations = probe.activations
+    grid = activations.shape[2:]
+    cells = list(np.ndindex(*grid))
+
+    def make(numbers: range) -> Array:
+        return np.stack([activations * _window(cells[number], grid) for number in numbers])
+
+    scores = probe.replayed_scores(len(cells), make, probability=True)
+    return scores.T.reshape(-1, *grid).astype(np.float32)
+
+
+def _window(cell: Sequence[int], grid: Sequence[int]) -> Array:
+    """A 3-cell binomial window around a cell, cut at the border; no blur along axes of one cell."""
+    window = np.ones((1,) * len(grid), np.float32)
+    for axis, (place, extent) in enumerate(zip(cell, grid, strict=True)):
+        along = np.zeros(extent, np.float32)
+        for step, weight in ((-1, 0.25), (0, 0.5), (1, 0.25)):
+            if 0 <= place + step < extent:
+                along[place + step] = weight
+        window = window * along.reshape([-1 if a == axis else 1 for a in range(len(grid))])
+    return window
+
+
+def smooth_gradcam_plus_plus(probe: Probe) -> Array:
+    """Grad-CAM++ of the means of g, g^2 and g^3 over noisy copies of the input (Omeiza 2019).
+
+    The noise is normal, its deviation 15 per cent of each item's range of values. A is that of the
+    input as it is. The unit of g is taken out as in Grad-CAM++.
+    """
+    samples = probe.samples or SMOOTH_SAMPLES
+    activations = probe.activations
+    flat = activations.reshape(*activations.shape[:2], -1)
+    moments = np.zeros((3, *flat.shape))
+    for noisy in noisy_images(probe.image, samples, probe.seed):
+        gradients = probe.gradients_at(noisy).astype(np.float64)
+        for power, moment in enumerate(moments, start=1):
+            moment += gradients.reshape(flat.shape) ** power / samples
+    scale = np.sqrt(moments[1].max((1, 2), keepdims=True))  # float64: squares do not underflow
+    units = [
+        np.divide(m, scale**p, where=scale > 0, out=np.zeros(m.shape))
+        for p, m in enumerate(moments, start=1)
+    ]
+    denominator = 2 * units[1] + units[2] * flat.sum(-1, dtype=np.float64, keepdims=True)
+    alpha = np.divide(units[1], denominator, out=np.zeros(flat.shape), where=denominator != 0)
+    weights = (alpha * np.maximum(units[0], 0)).sum(-1) * scale[..., 0]
+    return _summed(activations, weights)
+
+
+def noisy_images(image: Array, samples: int, seed: int) -> Iterator[Array]:
+    """Yield (N, channels, *size) images with normal noise of 15 per cent of each item's range."""
+    axes = tuple(range(1, image.ndim))
+    spread = np.nan_to_num(image.max(axes, keepdims=True) - image.min(axes, keepdims=True))
+    for sample in range(samples):
+        rng = np.random.default_rng([seed, sample])
+        yield image + spread * rng.normal(0, SMOOTH_NOISE, image.shape[1:]).astype(np.float32)
+
+
+def rise(probe: Probe) -> Array:
+    """Average random masks, each times the class's probability under it (Petsiuk 2018).
+
+    A mask is a grid of 7 cells an axis, each kept with probability 1/2, resized to eight cells'
+    size and cut to the input's at a random place. The map has the input's size.
+    """
+    image = probe.image
+    size, count = image.shape[2:], probe.samples or RISE_MASKS
+
+    def mask(number: int) -> Array:
+        rng = np.random.default_rng([probe.seed, number])
+        cell = [ceil(extent / RISE_CELLS) for extent in size]
+        grid = (rng.random((RISE_CELLS,) * len(size)) < RISE_KEPT).astype(np.float32)
+        start = [int(rng.integers(0, step)) for step in cell]
+        large = resize(grid[None], tuple((RISE_CELLS + 1) * step for step in cell))[0]
+        cut: Array = large[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
+        return cut
+
+    def make(numbers: range) -> Array:
+        return np.stack([image * mask(number) for number in numbers])
+
+    scores = probe.image_scores(count, make, probability=True)
+    out = np.zeros((len(image), *size))
+    for number, row in enumerate(scores):
+        out += row.reshape(-1, *(1,) * len(size)) * mask(number)
+    mean: Array = (out / (count * RISE_KEPT)).astype(np.float32)
+    return mean
+
+
+def randomcam(probe: Probe) -> Array:
+    """Weigh each channel by a uniform random number in [-1, 1): a baseline, no explanation."""
+    activations = probe.activations
+    rng = np.random.default_rng(probe.seed)
+    weights = np.tile(rng.uniform(-1, 1, activations.shape[1]), (len(activations), 1))
+    return _summed(activations, weights)
+
+
+def finercam(probe: Probe) -> Array:
+    """Grad-CAM of how far a class's score exceeds those of the most similar ones (Zhang 2025).
+
+    They are the three whose logits are nearest, weighted by the softmax of all logits. Raises
+    TargetError for a target that is about no class.
+    """
+    logits = probe.logits
+    cotangents = np.zeros(logits.shape)
+    for row, z, chosen in zip(cotangents, logits, probe.classes, strict=True):
+        distance = np.abs(z - z[chosen])
+        distance[chosen] = -1  # first, whatever ties there are
+        similar = np.argsort(distance, kind="stable")[1 : FINER_CLASSES + 1]
+        share = np.exp(z[similar] - z[similar].max()) if len(similar) else np.zeros(0)
+        row[chosen] = 1
+        row[similar] = -FINER_ALPHA * share / share.sum()
+    gradients = probe.pulled(cotangents)
+    weights = gradients.reshape(*gradients.shape[:2], -1).mean(-1, dtype=np.float64)
+    return _summed(probe.activations, weights)

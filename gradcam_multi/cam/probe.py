@@ -1,0 +1,60 @@
+"""What a method that runs the model again may ask of it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradcam_multi.spec import Array
+
+Scores = NDArray[np.float64]
+Make = Callable[[range], Array]
+"""Makes variants of a batch, those numbered: returns (variants, N, ...)."""
+
+
+class Probe(Protocol):
+    """One explained batch of N items, its layer and targets, and the model to run it through again.
+
+    `activations` are (N, C, *grid), `image` (N, channels, *size): the input that the map lies over.
+    `logits` are (N, classes). `seed` is that of random numbers, `samples` how many masks or noisy
+    copies to take, None for the method's own number.
+    """
+
+    seed: int
+    samples: int | None
+
+    @property
+    def activations(self) -> Array:
+        """The layer's result, (N, C, *grid)."""
+
+    @property
+    def image(self) -> Array:
+        """The input that the map lies over, (N, channels, *size); InputError without one."""
+
+    @property
+    def logits(self) -> Scores:
+        """The explained output, (N, classes), before softmax or sigmoid."""
+
+    @property
+    def classes(self) -> list[int]:
+        """The class that each item's target is about; TargetError where one is about none."""
+
+    def gradients(self) -> Array:
+        """Return the derivative of the targets' scores with respect to the layer."""
+
+    def pulled(self, cotangents: Scores) -> Array:
+        """Multiply (N, classes) cotangents of the logits back to the layer."""
+
+    def gradients_at(self, image: Array) -> Array:
+        """Return the derivative of the same scores with respect to the layer for another image."""
+
+    def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
+        """Run the model on `count` variants of the image; return the scores, (count, N).
+
+        They are the targets' scores, or the probabilities of their classes. No more than one batch
+        of variants is made at a time.
+        """
+
+    def replayed_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
+        """Run on from the layer with `count` variants of the activations; like `image_scores`."""

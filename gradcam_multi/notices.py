@@ -1,0 +1,36 @@
+"""What a user is told of maps that say nothing, or not what one may think."""
+
+import sys
+import warnings
+
+from gradcam_multi.explanation import SATURATED, STATUS_NOTES, Explanation
+
+
+class CamWarning(UserWarning):
+    """A map of the batch says nothing, or not what one may think; the message says why."""
+
+
+def notify(message: str) -> None:
+    """Warn at the line outside of this package that asked for the map."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, CamWarning, stacklevel=level)
+
+
+def _own(module: str) -> bool:
+    return f"{module}.".startswith(f"{__package__}.")
+
+
+def warn_of(explanation: Explanation, default: str | None) -> None:
+    """Warn once for each kind of poor map; `default` is the layer that the rule would choose."""
+    sure = explanation.saturated.sum()
+    if sure:
+        notify(f"{sure} of {len(explanation)} items: {SATURATED}")
+    for status in dict.fromkeys(explanation.status):
+        if status != "ok":
+            count = explanation.status.count(status)
+            cure = ""
+            if status == "zero_gradient" and default not in (None, explanation.layer):
+                cure = f"; the default layer is {default!r}"
+            notify(f"{count} of {len(explanation)} maps: {status}: {STATUS_NOTES[status]}{cure}")

@@ -1,0 +1,198 @@
+"""A batch under explanation, for methods that run its model again; implements `cam.Probe`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+
+from gradcam_multi.cam.probe import Make, Scores
+from gradcam_multi.errors import InputError, TargetError
+from gradcam_multi.image_input import ImageInput
+from gradcam_multi.spec import Array, Inputs, Model, Trace
+from gradcam_multi.targets import AnyTarget, ClassScore, Probability, Scored, Target, class_scores
+
+BATCH = 32  # items at once where the user names no batch size: memory stays flat
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user says of methods that run the model again.
+
+    `seed` is that of their random numbers, `samples` how many masks or noisy copies they take
+    (None: the method's own number), `batch_size` how many items run at once at most.
+    """
+
+    seed: int = 0
+    samples: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise InputError(f"samples={self.samples} was asked for: give at least 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"batch_size {self.batch_size} was asked for: give at least 1")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is explained of each item, as it was scored in the first run.
+
+    `output` is the output explained. `score` is `targets.score_batch` for this model: it scores
+    targets on logits.
+    """
+
+    first: Scored
+    output: str
+    score: Callable[..., Scored]
+
+    @property
+    def targets(self) -> Sequence[AnyTarget]:
+        """The resolved targets, one an item."""
+        return self.first.targets
+
+    def logits(self, trace: Trace) -> Scores:
+        """Return (N, classes) of a run."""
+        return class_scores(trace.logits[self.output], self.output)
+
+    def of(self, logits: Mapping[str, Array], *, probability: bool = False) -> Scores:
+        """Return (variants, N) scores of logits whose batch holds every variant of all items."""
+        targets = [_as_probability(t) for t in self.targets] if probability else [*self.targets]
+        variants = len(logits[self.output]) // len(targets)
+        scores: Scores = self.score(targets * variants, logits, resolve=False).scores
+        return scores.reshape(variants, len(targets))
+
+    def cotangents(self, trace: Trace) -> Mapping[str, Array]:
+        """Return the scores' derivatives with respect to the logits of another run."""
+        return self.score(self.targets, trace.logits, resolve=False).cotangents
+
+
+def _as_probability(target: AnyTarget) -> AnyTarget:
+    return Probability(target.index) if type(target) is ClassScore else target
+
+
+class ModelProbe:
+    """One run of a model, and the means to run it again; see `cam.Probe`.
+
+    `traced` opens a run of the explained layer for other inputs. `passes` counts the forward
+    passes an item so far; a run from the layer on counts as one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: Inputs,
+        trace: Trace,
+        layer: str,
+        score: Score,
+        traced: Callable[[Inputs], AbstractContextManager[Trace]],
+        settings: Settings,
+    ) -> None:
+        self._model, self._inputs, self._trace = model, inputs, trace
+        self._layer, self._score, self._traced = layer, score, traced
+        self.seed, self.samples = settings.seed, settings.samples
+        self._batch = settings.batch_size or BATCH
+        self.passes = 1
+
+    @property
+    def activations(self) -> Array:
+        """The layer's result, (N, C, *grid)."""
+        return self._activations
+
+    @cached_property
+    def _activations(self) -> Array:
+        return self._trace.activations[0]
+
+    @cached_property
+    def logits(self) -> Scores:
+        """The explained output, (N, classes)."""
+        return self._score.logits(self._trace)
+
+    @property
+    def classes(self) -> list[int]:
+        """The class that each item's target is about; TargetError where one is about none."""
+        found = [
+            getattr(target, "index", None) if isinstance(target, Target) else None
+            for target in self._score.targets
+        ]
+        for target, index in zip(self._score.targets, found, strict=True):
+            if not isinstance(index, int):
+                raise TargetError(
+                    f"the method compares a class with others, and target {target!r} is about "
+                    "none: give a class, or another method"
+                )
+        return [int(index) for index in found if index is not None]
+
+    @cached_property
+    def _gradients(self) -> Array:
+        return self._trace.vjp(self._score.first.cotangents)[0]
+
+    def gradients(self) -> Array:
+        """Return the derivative of the scores with respect to the layer."""
+        return self._gradients
+
+    def pulled(self, cotangents: Scores) -> Array:
+        """Multiply (N, classes) cotangents of the logits back to the layer."""
+        shape = self._trace.logits[self._score.output].shape
+        given = cotangents.astype(np.float32).reshape(shape)
+        return self._trace.vjp({self._score.output: given})[0]
+
+    @property
+    def image_name(self) -> str:
+        """The name of the input that the map lies over."""
+        return self._image.name
+
+    @property
+    def image(self) -> Array:
+        """The input that the map lies over, (N, channels, *size)."""
+        return self._image.array
+
+    @cached_property
+    def _image(self) -> ImageInput:
+        return ImageInput(self._inputs, self._model.inputs, self.activations.ndim - 2)
+
+    def gradients_at(self, image: Array) -> Array:
+        """Return the derivative of the same scores with respect to the layer for another image."""
+        self.passes += 1
+        with self._traced(self._image.replaced(image)) as trace:
+            return trace.vjp(self._score.cotangents(trace))[0]
+
+    def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
+        """Return the scores of variants of the image, (count, N)."""
+        rows = []
+        for numbers in self._groups(count):
+            made = make(numbers)
+            self.passes += len(numbers)
+            inputs = self._image.replaced(made.reshape(-1, *made.shape[2:]), len(numbers))
+            with self._model.trace(inputs, [self._layer]) as trace:
+                rows.append(self._score.of(trace.logits, probability=probability))
+        return np.concatenate(rows)
+
+    def replayed_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
+        """Return the scores of variants of the activations, (count, N).
+
+        A replay has the batch of its run, so that the model is first run on as many copies.
+        """
+        groups = self._groups(count)
+        copies = len(groups[0])
+        rows = []
+        self.passes += copies
+        with self._traced(self._image.repeated(copies)) as trace:
+            for numbers in groups:
+                made = make(numbers)
+                fill = [made[-1:]] * (copies - len(numbers))
+                whole = np.concatenate([made, *fill]) if fill else made
+                self.passes += copies
+                logits = trace.replay(self._layer, whole.reshape(-1, *whole.shape[2:]))
+                rows.append(self._score.of(logits, probability=probability)[: len(numbers)])
+        return np.concatenate(rows)
+
+    def _groups(self, count: int) -> list[range]:
+        """Variants in groups of equal length, the last perhaps shorter, each within a batch."""
+        items = len(self.activations)
+        fixed = any(spec.shape and spec.shape[0] is not None for spec in self._model.inputs)
+        most = 1 if fixed else max(1, self._batch // items)
+        size = ceil(count / ceil(count / most))
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
