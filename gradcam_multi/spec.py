@@ -25,6 +25,18 @@ a product of two results, by which tokens mix (attention, fused or not); pooling
 padding; one that hands its input on unchanged at inference (dropout, identity); the rest."""
 
 
+ReluRule = Literal["plain", "guided"]
+"""How a gradient passes ReLU and ReLU6: as calculus has it, or by guided backpropagation
+(Springenberg 2015, arXiv:1412.6806), which lets positive gradients through only. Other
+activations (leaky ones, SiLU, GELU) have no such rule: theirs is the plain one always."""
+
+
+class InputName(str):
+    """The name of an input among the layers of a trace, also where a layer has the same name."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One input or output of a model.
@@ -105,14 +117,18 @@ class Trace(Protocol):
 
     @property
     def activations(self) -> tuple[Array, ...]:
-        """(N, C, *grid) float32, channels first, one per layer asked for."""
+        """(N, C, *grid) float32, channels first, one per layer asked for.
+
+        An input's is the input itself, float32, in the shape and layout that the model takes.
+        """
 
     def vjp(self, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
         """Multiply cotangents of the logits back to the layers.
 
         `cotangents` maps names of outputs to arrays of their logits' shapes; an output left out
         counts as zero. Returns arrays of the activations' shapes. May be called many times.
-        Raises LayerNotOnPathError where none of the outputs named depends on a layer.
+        Raises LayerNotOnPathError where none of the outputs named depends on a layer, and
+        TargetError for several outputs under the guided rule, which is not linear.
         """
 
     def replay(self, layer: str, activation: Array) -> Mapping[str, Array]:
@@ -144,11 +160,16 @@ class Model(Protocol):
         Raises InputError where they are needed and absent, or do not fit.
         """
 
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> AbstractContextManager[Trace]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> AbstractContextManager[Trace]:
         """Run once and keep the results of the named layers.
 
-        Leaves the model as found, on success and on failure. Raises UnknownLayerError,
-        LayerNotReachedError or InputError.
+        Among `layers` may be names of floating-point inputs, as in `inputs` of this protocol; a
+        layer goes before an input of its name, unless that is an `InputName`. `relu` is the rule of
+        this trace's gradients alone. Leaves the model as found, on success and on failure. Raises
+        UnknownLayerError, LayerNotReachedError, InputError (also for an input of integers), and
+        UnsupportedError where the guided rule cannot be had or the model has no ReLU.
         """
 
 

@@ -12,6 +12,13 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto
 
+from gradcam_multi.backward import (
+    check_floating,
+    check_rule,
+    find_input,
+    no_relu,
+    not_guided,
+)
 from gradcam_multi.errors import (
     InputError,
     ModelFileError,
@@ -19,7 +26,8 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Inputs, Layer, Layout, TensorSpec
+from gradcam_multi.spec import Inputs, Layer, Layout, ReluRule, TensorSpec
+from gradcam_multi_onnx.autodiff.guided import GUIDED, rectifies
 from gradcam_multi_onnx.channels import anchored, batch_axes, channel_axes
 from gradcam_multi_onnx.check import check_plan
 from gradcam_multi_onnx.ending import logits_of
@@ -128,22 +136,48 @@ class OnnxModel:
         return listed
 
     @contextmanager
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[OnnxTrace]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> Iterator[OnnxTrace]:
         """Run once and keep the results of the named layers."""
+        guided = check_rule(relu)
+        if guided:
+            self._check_guided()
         targets = tuple(self._resolve(name) for name in layers)
         feeds = make_feeds(self.inputs, inputs)
         plan = self._plan(targets, feeds)
+        if guided:  # the plain one's gradients have been checked by differences: theirs are exact
+            plan = self._plan(targets, feeds, guided=True)
         cut = list(batches(self.inputs, feeds))
-        axes = [(self._batch_axes.get(name, 0), self._axes.get(name)) for name in targets]
-        trace = OnnxTrace(plan, cut, targets, axes, self._resolve)
+        own = {spec.name for spec in self.inputs}  # handed over as the model takes them
+        axes = [
+            (0, None) if name in own else (self._batch_axes.get(name, 0), self._axes.get(name))
+            for name in targets
+        ]
+        trace = OnnxTrace(plan, cut, targets, axes, self._resolve, guided)
         try:
             yield trace
         finally:
             trace.close()
 
+    def _check_guided(self) -> None:
+        nodes = self._graph.nodes
+        if any("Quantize" in node.op_type or "QLinear" in node.op_type for node in nodes):
+            raise not_guided(
+                "a quantised model may hold its ReLU in what rounds to integers",
+                "explain the model before it was quantised",
+            )
+        if not rectifies(self._graph, nodes):
+            raise no_relu(self._graph.source.name)
+
     def _resolve(self, name: str) -> str:
-        """Return the value of a layer, given its name or its node's."""
+        """Return the value of a layer, given its name or its node's, or that of an input."""
         names = self._names
+        own = find_input(name, [spec.name for spec in self.inputs], names)
+        if own is not None or any(spec.name == name for spec in self.inputs):
+            dtype = next(spec.dtype for spec in self.inputs if spec.name == name)
+            check_floating(name, dtype, self._graph.type(name).floating)
+            return str(name)
         if name not in names:
             raise UnknownLayerError(
                 f"the model has no layer {name!r}{suggest(name, names) or '; list them first'}"
@@ -198,19 +232,21 @@ class OnnxModel:
             return first
         return {name: array[:1] if array.ndim else array for name, array in first.items()}
 
-    def _plan(self, targets: tuple[str, ...], feeds: Feeds) -> Plan:
+    def _plan(self, targets: tuple[str, ...], feeds: Feeds, guided: bool = False) -> Plan:
         spatial = tuple((name, array.shape[1:]) for name, array in feeds.items())
         with self._lock:
             self._check_size({name: array.shape for name, array in self._sample(feeds).items()})
             self._learn(feeds)
-            key = (targets, spatial if targets in self._shaped else None)
+            key = (guided, targets, spatial if targets in self._shaped else None)
             if key not in self._plans:
                 plan, shaped = make_plan(
-                    self._graph, targets, self._logits, lambda: self._for_size(feeds)
-                )
+                    self._graph, targets, self._logits, lambda: self._for_size(feeds),
+                    GUIDED if guided else None,
+                )  # fmt: skip
+                plan.checked = guided
                 if shaped:
                     self._shaped.add(targets)
-                    key = (targets, spatial)
+                    key = (guided, targets, spatial)
                 self._plans[key] = plan
             plan = self._plans[key]
             self._plans.move_to_end(key)

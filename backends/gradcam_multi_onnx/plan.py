@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import GradcamError, UnsupportedError
-from gradcam_multi_onnx.autodiff.registry import FreeExtent
+from gradcam_multi_onnx.autodiff.registry import FreeExtent, Registry
 from gradcam_multi_onnx.autodiff.walk import Gradient, differentiate
 from gradcam_multi_onnx.graph import Graph
 from gradcam_multi_onnx.replay import Tail
@@ -111,11 +111,16 @@ class Plan:
     """Forward with everything kept that the gradients read, and the gradients themselves.
 
     `targets` are value names; `logits` maps outputs to the values that hold their logits. Raises
-    FreeExtent where a rule has to know an extent that the graph leaves free.
+    FreeExtent where a rule has to know an extent that the graph leaves free. `registry` has the
+    rules where these are not the usual ones.
     """
 
-    def __init__(self, graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str]) -> None:
+    def __init__(
+        self, graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str],
+        registry: Registry | None = None,
+    ) -> None:  # fmt: skip
         self.graph, self.targets, self.logits = graph, targets, dict(logits)
+        self._registry = registry
         self.backward = {output: self._differentiate(value) for output, value in logits.items()}
         read = {
             name for each in self.backward.values() if isinstance(each, Backward)
@@ -133,7 +138,8 @@ class Plan:
     def _differentiate(self, value: str) -> Backward | Failure:
         try:
             return Backward(
-                self.graph, differentiate(self.graph, self.targets, value, referenced=True)
+                self.graph,
+                differentiate(self.graph, self.targets, value, self._registry, referenced=True),
             )
         except FreeExtent:
             raise
@@ -173,23 +179,24 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str], sized: Callable[[], Graph]
-) -> tuple[Plan, bool]:
+    graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str], sized: Callable[[], Graph],
+    registry: Registry | None = None,
+) -> tuple[Plan, bool]:  # fmt: skip
     """Return a plan, and whether it holds for the inputs' shapes only.
 
     The general one is tried first. `sized` returns the graph for the inputs' shapes.
     """
     try:
-        plan = Plan(graph, targets, logits)
+        plan = Plan(graph, targets, logits, registry)
     except FreeExtent:
         try:
-            return Plan(sized(), targets, logits), True
+            return Plan(sized(), targets, logits, registry), True
         except FreeExtent as error:
             raise UnsupportedError(str(error)) from error
     if not plan.refused:
         return plan, False
     try:
-        other = Plan(sized(), targets, logits)
+        other = Plan(sized(), targets, logits, registry)
     except FreeExtent:
         return plan, False
     return (plan, False) if other.refused else (other, True)

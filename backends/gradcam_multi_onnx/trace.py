@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcam_multi.backward import check_outputs
 from gradcam_multi.errors import InputError, LayerNotOnPathError, suggest
 from gradcam_multi.spec import Array
 from gradcam_multi_onnx.feeds import Feeds
@@ -23,10 +24,10 @@ class OnnxTrace:
 
     def __init__(
         self, plan: Plan, batches: Sequence[tuple[Feeds, int]], targets: Sequence[str],
-        axes: Sequence[Axes], resolve: Callable[[str], str],
+        axes: Sequence[Axes], resolve: Callable[[str], str], guided: bool = False,
     ) -> None:  # fmt: skip
         self._plan, self._targets, self._axes = plan, tuple(targets), tuple(axes)
-        self._resolve = resolve
+        self._resolve, self._guided = resolve, guided
         self._counts = [count for _, count in batches]
         self._feeds = [feeds for feeds, _ in batches]
         self._runs = [{**feeds, **plan.forward(feeds)} for feeds in self._feeds]
@@ -89,6 +90,7 @@ class OnnxTrace:
 
     def vjp(self, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
         """Multiply cotangents of the logits back to the layers."""
+        check_outputs(self._guided, cotangents)
         sums: dict[str, list[AnyArray]] = {}
         for output, cotangent in cotangents.items():
             if output not in self._plan.logits:

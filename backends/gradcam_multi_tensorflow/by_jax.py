@@ -53,9 +53,12 @@ class JaxEngine:
 
         jax.eval_shape(run, self._weights(), dict(bound.tensors))
 
-    def run(self, bound: Bound, outputs: Sequence[Output], nodes: Sequence[Node]) -> JaxRun:
-        """Run and keep the results of the nodes."""
+    def run(
+        self, bound: Bound, outputs: Sequence[Output], nodes: Sequence[Node], guided: bool
+    ) -> JaxRun:
+        """Run and keep the results of the nodes; `guided` has ReLU's guided rule."""
         form = bound.form  # a compiled function must not hold on to the tensors
+        guide = _guided if guided else None
 
         def forward(weights: list[Any], tensors: dict[str, Any]) -> Any:
             def moved(deltas: list[Any] | None) -> Any:
@@ -66,7 +69,7 @@ class JaxEngine:
                     return tensor if deltas is None else tensor + deltas[number]
 
                 with self._stateless(weights):
-                    found, logits = tapped(self._model, form, tensors, outputs, nodes, tap)
+                    found, logits = tapped(self._model, form, tensors, outputs, nodes, tap, guide)
                 return logits, (found, [kept[number] for number in range(len(nodes))])
 
             _, (_, like) = jax.eval_shape(lambda: moved(None))
@@ -74,7 +77,7 @@ class JaxEngine:
             logits, back, (found, kept) = jax.vjp(moved, zeros, has_aux=True)
             return found, logits, kept, back
 
-        key = ("run", bound.key, tuple(node.layer.name for node in nodes))
+        key = ("run", bound.key, guided, tuple((node.place, node.index) for node in nodes))
         function = self._function(key, forward)
         return JaxRun(outputs, *function(self._weights(), dict(bound.tensors)))
 
@@ -90,7 +93,7 @@ class JaxEngine:
                     self._model, form, tensors, outputs, [node], lambda number, tensor: given
                 )[1]
 
-        function = self._function(("replay", bound.key, node.layer.name), forward)
+        function = self._function(("replay", bound.key, node.place, node.index), forward)
         given = jnp.asarray(value, node.dtype)
         return named(outputs, function(self._weights(), dict(bound.tensors), given))
 
@@ -115,6 +118,15 @@ class JaxEngine:
         pairs = list(zip(self._variables(), weights, strict=True))
         with losses_kept(self._model), keras.StatelessScope(state_mapping=pairs):
             yield
+
+
+@jax.custom_vjp  # type: ignore[untyped-decorator]  # types are checked without jax
+def _guided(made: Any) -> Any:
+    """Return what a ReLU made; on the way back negative gradients are dropped before it."""
+    return made
+
+
+_guided.defvjp(lambda made: (made, None), lambda _, gradient: (jnp.maximum(gradient, 0),))
 
 
 @jax.jit  # type: ignore[untyped-decorator]  # types are checked without jax

@@ -38,8 +38,10 @@ class TorchEngine:
             result = bound.form.call(self._model, given)
         listed(recorder, given, result)
 
-    def run(self, bound: Bound, outputs: Sequence[Output], nodes: Sequence[Node]) -> TorchRun:
-        """Run and keep the results of the nodes."""
+    def run(
+        self, bound: Bound, outputs: Sequence[Output], nodes: Sequence[Node], guided: bool
+    ) -> TorchRun:
+        """Run and keep the results of the nodes; `guided` has ReLU's guided rule."""
         kept: dict[int, torch.Tensor] = {}
 
         def tap(number: int, tensor: torch.Tensor) -> torch.Tensor:
@@ -50,7 +52,8 @@ class TorchEngine:
             return kept[number].clone()  # what follows may write into its own
 
         with self._running():
-            found, logits = tapped(self._model, bound.form, _own(bound), outputs, nodes, tap)
+            guide = _guided if guided else None
+            found, logits = tapped(self._model, bound.form, _own(bound), outputs, nodes, tap, guide)
         return TorchRun(outputs, found, logits, [kept[number] for number in range(len(nodes))])
 
     def replay(
@@ -123,3 +126,12 @@ class TorchRun:
 def _own(bound: Bound) -> dict[str, Any]:
     """Return inputs that belong to no graph and that the model may write into."""
     return {name: tensor.detach().clone() for name, tensor in bound.tensors.items()}
+
+
+def _guided(made: torch.Tensor) -> torch.Tensor:
+    """Drop negative gradients before the derivative of the ReLU that made a tensor."""
+    if made.requires_grad and made.grad_fn is not None:
+        made.grad_fn.register_prehook(
+            lambda gradients: tuple(None if g is None else g.clamp(min=0) for g in gradients)
+        )
+    return made

@@ -11,6 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from gradcam_multi.backward import (
+    check_floating,
+    check_outputs,
+    check_rule,
+    find_input,
+    no_relu,
+)
 from gradcam_multi.errors import (
     GradcamError,
     InputError,
@@ -18,13 +25,13 @@ from gradcam_multi.errors import (
     UnknownLayerError,
     suggest,
 )
-from gradcam_multi.spec import Array, Inputs, Layer, TensorSpec
+from gradcam_multi.spec import Array, Inputs, Layer, ReluRule, TensorSpec
 from gradcam_multi_tensorflow import checks
 from gradcam_multi_tensorflow.calls import parts
 from gradcam_multi_tensorflow.inputs import Bound, bind_declared, bind_free, declared, describe
 from gradcam_multi_tensorflow.names import resolve
 from gradcam_multi_tensorflow.recorded_layers import recorded
-from gradcam_multi_tensorflow.recording import Node, Recorder, Recording, reaches
+from gradcam_multi_tensorflow.recording import Node, Recorder, Recording
 from gradcam_multi_tensorflow.runs import Engine, Run
 
 _RECORDINGS = 8  # kept per model
@@ -70,14 +77,19 @@ class EagerModel:
         return recording.layers
 
     @contextmanager
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[EagerTrace]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> Iterator[EagerTrace]:
         """Run once and keep the results of the named layers; see `gradcam_multi.spec.Model`."""
+        guided = check_rule(relu)
         bound = self._bind(inputs)
         recording = self._recording(bound)
+        if guided and not recording.rectified:
+            raise no_relu(self._title)
         nodes = tuple(self._find(recording, name) for name in layers)
         with self._named_errors(bound):
-            run = self._engine.run(bound, recording.outputs, nodes)
-        trace = EagerTrace(self._engine, bound, recording, nodes, run)
+            run = self._engine.run(bound, recording.outputs, nodes, guided)
+        trace = EagerTrace(self._engine, bound, recording, nodes, run, guided)
         try:
             yield trace
         finally:
@@ -146,6 +158,11 @@ class EagerModel:
             ) from error
 
     def _find(self, recording: Recording, name: str) -> Node:
+        dtypes = {spec.name: spec.dtype for spec in recording.inputs}
+        own = find_input(name, list(dtypes), (*recording.nodes, *recording.aliases))
+        if own is not None:
+            check_floating(own, dtypes[own], keras.backend.is_float_dtype(dtypes[own]))
+            return recording.input_node(own)
         found = resolve(name, recording.nodes, recording.aliases, self._title)
         if found is not None:
             return recording.nodes[found]
@@ -172,9 +189,10 @@ class EagerTrace:
         recording: Recording,
         nodes: tuple[Node, ...],
         run: Run,
+        guided: bool,
     ) -> None:
         self._engine, self._bound, self._recording = engine, bound, recording
-        self._nodes, self._run = nodes, run
+        self._nodes, self._run, self._guided = nodes, run, guided
         self.outputs: Mapping[str, Array] = run.outputs
         self.logits: Mapping[str, Array] = run.logits
         self.activations: tuple[Array, ...] = tuple(
@@ -189,6 +207,7 @@ class EagerTrace:
         of another shape.
         """
         self._check_open()
+        check_outputs(self._guided, cotangents)
         given = {
             name: checks.cotangent_for(name, value, self.logits)
             for name, value in cotangents.items()
@@ -214,6 +233,9 @@ class EagerTrace:
         """
         self._check_open()
         node = self._recording.find(layer)
+        names = [spec.name for spec in self._recording.inputs]
+        own = find_input(layer, names, () if node is None else (layer,))
+        node = node if own is None else self._recording.input_node(own)
         if node is None or node not in self._nodes:
             known = [each.layer.name for each in self._nodes]
             raise UnknownLayerError(
@@ -237,10 +259,7 @@ class EagerTrace:
         self._open = False
 
     def _reached(self, node: Node, outputs: Mapping[str, Any]) -> bool:
-        if self._engine.exact:
-            return True
-        layers = self._recording.layers
-        return any(reaches(layers, node.layer.name, output) for output in outputs)
+        return self._engine.exact or self._recording.reaches(node, outputs)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -11,10 +11,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from gradcam_multi.spec import TensorSpec
+from gradcam_multi.spec import Layer, TensorSpec
 from gradcam_multi_tensorflow import axes
 from gradcam_multi_tensorflow.calls import Call
 from gradcam_multi_tensorflow.cut import Function, ancestors, cut, depending
+from gradcam_multi_tensorflow.guided import guided, hidden_relu, relus
 from gradcam_multi_tensorflow.listing import Listing, Node, list_layers
 from gradcam_multi_tensorflow.logits import before_activation
 
@@ -70,6 +71,12 @@ class Graph:
         count = len(self.graph.inputs) - len(function.captured_inputs)
         self.captures = list(zip(function.captured_inputs, self.graph.inputs[count:], strict=True))
         self.inputs, self.outputs = inputs, outputs
+        operations = self.graph.get_operations()
+        self.relus = relus(operations, calls)
+        self.input_nodes = {
+            name: Node(Layer(name, "Input", "other", tuple(tensor.shape.as_list())), tensor)
+            for name, tensor in inputs.items()
+        }
         self.logits: dict[str, tf.Tensor] = {}
         self.output_specs: tuple[TensorSpec, ...] = ()
         for name, tensor in outputs.items():
@@ -79,9 +86,9 @@ class Graph:
             spec = TensorSpec(name, shape, tensor.dtype.name, activation=activation)
             self.output_specs += (spec,)
         self.listing: Listing = list_layers(
-            self.graph.get_operations(), calls, list(inputs.values()), outputs, name_of
+            operations, calls, list(inputs.values()), outputs, name_of
         )
-        self._plans: OrderedDict[tuple[str, ...], Plan] = OrderedDict()
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._replays: OrderedDict[str, Replay] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -95,12 +102,18 @@ class Graph:
             specs.append(TensorSpec(name, shape, tensor.dtype.name, layout))
         return tuple(specs)
 
-    def plan(self, nodes: Sequence[Node]) -> Plan:
-        """Return the functions for these layers, made once."""
-        key = tuple(node.layer.name for node in nodes)
+    @cached_property
+    def hidden_relu(self) -> str | None:
+        """The name of an operation that hides a ReLU from the guided rule."""
+        return hidden_relu(self.graph)
+
+    def plan(self, nodes: Sequence[Node], guide: bool = False) -> Plan:
+        """Return the functions for these layers, made once; `guide` has ReLU's guided rule."""
+        key = (guide, *(node.tensor.name for node in nodes))
         with self._lock:
             if key not in self._plans:
-                self._plans[key] = self._make_plan(tuple(nodes))
+                with guided(self.relus if guide else ()):
+                    self._plans[key] = self._make_plan(tuple(nodes))
                 if len(self._plans) > _PLANS:
                     self._plans.popitem(last=False)
             self._plans.move_to_end(key)
@@ -108,7 +121,7 @@ class Graph:
 
     def replay(self, node: Node) -> Replay:
         """Return the functions that run forward from this layer, made once."""
-        name = node.layer.name
+        name = node.tensor.name
         with self._lock:
             if name not in self._replays:
                 self._replays[name] = self._make_replay(node)

@@ -11,6 +11,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradcam_multi.backward import (
+    check_floating,
+    check_rule,
+    find_input,
+    no_relu,
+    not_guided,
+)
 from gradcam_multi.errors import (
     InputError,
     LayerNotReachedError,
@@ -18,7 +25,7 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Inputs, Layer, TensorSpec
+from gradcam_multi.spec import Inputs, Layer, ReluRule, TensorSpec
 from gradcam_multi_tensorflow.calls import output_names, parts
 from gradcam_multi_tensorflow.graph import Graph
 from gradcam_multi_tensorflow.inputs import (
@@ -74,12 +81,17 @@ class GraphModel:
         return graph.listing.layers
 
     @contextmanager
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[KerasTrace]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> Iterator[KerasTrace]:
         """Run once and keep the results of the named layers; see `gradcam_multi.spec.Model`."""
+        guided = check_rule(relu)
         bound = self._bind(inputs)
         graph = self._graph(bound)
-        plan = graph.plan([self._find(graph, name) for name in layers])
-        trace = KerasTrace(graph, plan, bound.tensors)
+        if guided:
+            self._check_guided(graph)
+        plan = graph.plan([self._find(graph, name) for name in layers], guided)
+        trace = KerasTrace(graph, plan, bound.tensors, guided)
         try:
             yield trace
         finally:
@@ -128,8 +140,23 @@ class GraphModel:
         """Whether the model has a layer of this name, run or not."""
         raise NotImplementedError
 
+    def _check_guided(self, graph: Graph) -> None:
+        if graph.hidden_relu is not None:
+            raise not_guided(
+                f"{self._title} runs a ReLU inside the loop, branch or function "
+                f"{graph.hidden_relu!r}, whose gradient TensorFlow writes by itself",
+                "ask for plain ones",
+            )
+        if not graph.relus:
+            raise no_relu(self._title)
+
     def _find(self, graph: Graph, name: str) -> Node:
         listing = graph.listing
+        own = find_input(name, list(graph.inputs), (*listing.nodes, *listing.aliases))
+        if own is not None:
+            dtype = graph.inputs[own].dtype
+            check_floating(own, dtype.name, dtype.is_floating)
+            return graph.input_nodes[own]
         found = resolve(name, listing.nodes, listing.aliases, self._title)
         if found is not None:
             return listing.nodes[found]

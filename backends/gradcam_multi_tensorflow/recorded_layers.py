@@ -17,7 +17,15 @@ from gradcam_multi.spec import Layer, Role, TensorSpec
 from gradcam_multi_tensorflow import axes, roles
 from gradcam_multi_tensorflow.calls import Call, labels, leaves, outer_leaf, output_names, unique
 from gradcam_multi_tensorflow.inputs import dtype_of
-from gradcam_multi_tensorflow.recording import Computed, Node, Output, Recorder, Recording
+from gradcam_multi_tensorflow.recording import (
+    Computed,
+    Node,
+    Output,
+    Recorder,
+    Recording,
+    origins,
+    rectified,
+)
 from gradcam_multi_tensorflow.watch import Place
 
 _ACTIVATIONS: dict[str, Literal["softmax", "sigmoid"]] = {
@@ -88,12 +96,14 @@ class _Listing:
         flat = keras.tree.flatten_with_path(result)
         names = output_names(flat, [id(t) for _, t in flat], self.calls, id)
         makers: dict[int, str] = {}
+        roots, every = origins(self.timeline, self.given), frozenset(self.given)
+        found.rectified = rectified(self.timeline)
         for name, (_, tensor) in zip(names, flat, strict=True):
             if not keras.ops.is_tensor(tensor) or dtype_of(tensor) == "bool":
                 continue
             place, activation = self._activation(tensor)
             spec = TensorSpec(name, self._shape(tensor), dtype_of(tensor), activation=activation)
-            found.outputs += (Output(spec, place),)
+            found.outputs += (Output(spec, place, roots.get(id(tensor), every)),)
             for source in self.sources.get(id(tensor), ())[:1]:
                 makers.setdefault(source, name)
         for number, entry in enumerate(self.entries):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ import keras
 
 from gradcam_multi.spec import Layer, TensorSpec
 from gradcam_multi_tensorflow.calls import Call
-from gradcam_multi_tensorflow.watch import Place, Watch
+from gradcam_multi_tensorflow.leaky import RELUS, leaks
+from gradcam_multi_tensorflow.watch import INPUT, Place, Watch, input_place
 
 
 @dataclass(eq=False)
@@ -39,10 +40,14 @@ class Node:
 
 @dataclass
 class Output:
-    """An output; `place` is that of the activation behind which its logits lie."""
+    """An output; `place` is that of the activation behind which its logits lie.
+
+    `inputs` are those of the model's inputs that it depends on, as far as the run told.
+    """
 
     spec: TensorSpec
     place: Place | None = None
+    inputs: frozenset[str] = frozenset()
 
 
 class Recorder(Watch):
@@ -92,6 +97,7 @@ class Recording:
     aliases: dict[str, str] = field(default_factory=dict)
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[Output, ...] = ()
+    rectified: bool = False  # whether a ReLU ran that the guided rule acts on
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -101,6 +107,17 @@ class Recording:
     def find(self, name: str) -> Node | None:
         """Return the node of this name or alias."""
         return self.nodes.get(self.aliases.get(name, name))
+
+    def input_node(self, name: str) -> Node:
+        """Return an input as a node that can be traced."""
+        spec = next(spec for spec in self.inputs if spec.name == name)
+        return Node(Layer(name, "Input", "other", spec.shape), input_place(name), 0, spec.dtype)
+
+    def reaches(self, node: Node, outputs: Iterable[str]) -> bool:
+        """Whether one of the outputs depends on a node."""
+        if node.place[0] == INPUT:
+            return any(node.layer.name in o.inputs for o in self.outputs if o.spec.name in outputs)
+        return any(reaches(self.layers, node.layer.name, output) for output in outputs)
 
 
 def tensors(structure: Any) -> tuple[Any, ...]:
@@ -113,6 +130,32 @@ def _argument(function: Callable[..., Any], args: Any, kwargs: Any, name: str) -
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments.get(name)
+
+
+def origins(
+    timeline: Iterable[Call | Computed], given: Mapping[str, Any]
+) -> dict[int, frozenset[str]]:
+    """Return the inputs of a model that each tensor of a run comes from, by the tensors' ids."""
+    batch = next(iter(given.values())).shape[0]
+    found = {id(tensor): frozenset([name]) for name, tensor in given.items()}
+    for item in timeline:
+        origin = frozenset(name for t in item.inputs for name in found.get(id(t), ()))
+        # Weights have no batch; what has one and comes from nowhere was made out of sight.
+        if any(t.ndim > 1 and t.shape[0] == batch for t in item.inputs if id(t) not in found):
+            origin = frozenset(given)
+        for tensor in item.outputs:
+            found.setdefault(id(tensor), origin)
+    return found
+
+
+def rectified(timeline: Iterable[Call | Computed]) -> bool:
+    """Whether a ReLU ran that the guided rule acts on."""
+    return any(
+        isinstance(item, Computed)
+        and item.name in RELUS
+        and not (item.parent and leaks(item.parent.operation))
+        for item in timeline
+    )
 
 
 def reaches(layers: Iterable[Layer], name: str, output: str) -> bool:

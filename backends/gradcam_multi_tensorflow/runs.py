@@ -12,11 +12,15 @@ import numpy as np
 from gradcam_multi.spec import Array
 from gradcam_multi_tensorflow.calls import Call
 from gradcam_multi_tensorflow.inputs import Bound, Form
+from gradcam_multi_tensorflow.leaky import RELUS, leaks
 from gradcam_multi_tensorflow.recording import Node, Output, Recorder
-from gradcam_multi_tensorflow.watch import Place, Watch, watching
+from gradcam_multi_tensorflow.watch import Place, Watch, input_place, watching
 
 Tap = Callable[[int, Any], Any]
 """Takes a traced layer's number and its result, and returns with what the model goes on."""
+
+Guide = Callable[[Any], Any]
+"""Takes what a ReLU made, and returns the same with the guided rule on its way back."""
 
 Listed = Callable[[Recorder, dict[str, Any], Any], None]
 
@@ -57,8 +61,10 @@ class Engine(Protocol):
     def record(self, bound: Bound, listed: Listed) -> None:
         """Run under a recorder, without gradients, and hand over what it noted."""
 
-    def run(self, bound: Bound, outputs: Sequence[Output], nodes: Sequence[Node]) -> Run:
-        """Run and keep the results of the nodes."""
+    def run(
+        self, bound: Bound, outputs: Sequence[Output], nodes: Sequence[Node], guided: bool
+    ) -> Run:
+        """Run and keep the results of the nodes; `guided` has ReLU's guided rule."""
 
     def replay(
         self, bound: Bound, outputs: Sequence[Output], node: Node, value: Array
@@ -67,10 +73,16 @@ class Engine(Protocol):
 
 
 class Taps(Watch):
-    """Hands the results of some layers to a tap, and notes what final activations read."""
+    """Hands the results of some layers to a tap, and notes what final activations read.
 
-    def __init__(self, outputs: Sequence[Output], nodes: Sequence[Node], tap: Tap) -> None:
+    What ReLU makes goes through `guide`, where that is given, before all else.
+    """
+
+    def __init__(
+        self, outputs: Sequence[Output], nodes: Sequence[Node], tap: Tap, guide: Guide | None = None
+    ) -> None:
         super().__init__()
+        self._guide = guide
         self.logits: dict[Place, Any] = {each.place: None for each in outputs if each.place}
         self._nodes: dict[Place, list[tuple[int, int]]] = {}
         for number, node in enumerate(nodes):
@@ -87,7 +99,14 @@ class Taps(Watch):
         """Hand the function's results on through the tap; keep what an activation reads."""
         if place in self.logits:
             self.logits[place] = args[0] if args else kwargs["x"]
+        call = self.current
+        if self._guide and place[1] in RELUS and not (call and leaks(call.operation)):
+            result = self._guide(result)
         return self._tapped(place, result)
+
+    def given(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand the inputs that are traced through the tap."""
+        return {name: self._tapped(input_place(name), tensor) for name, tensor in tensors.items()}
 
     def _tapped(self, place: Place, result: Any) -> Any:
         wanted = self._nodes.get(place)
@@ -107,11 +126,12 @@ def tapped(
     outputs: Sequence[Output],
     nodes: Sequence[Node],
     tap: Tap,
+    guide: Guide | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """Run a model with a tap, and return its outputs and their logits."""
-    taps = Taps(outputs, nodes, tap)
+    taps = Taps(outputs, nodes, tap, guide)
     with watching(taps):
-        result = form.call(model, tensors)
+        result = form.call(model, taps.given(tensors))
     flat = [tensor for tensor in keras.tree.flatten(result) if keras.ops.is_tensor(tensor)]
     flat = [t for t in flat if keras.backend.standardize_dtype(t.dtype) != "bool"]
     logits = [

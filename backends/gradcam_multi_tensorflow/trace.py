@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from gradcam_multi.backward import check_outputs, find_input
 from gradcam_multi.errors import InputError, UnknownLayerError, UnsupportedError, suggest
 from gradcam_multi.spec import Array
 from gradcam_multi_tensorflow import checks
@@ -18,8 +19,11 @@ from gradcam_multi_tensorflow.listing import Node
 class KerasTrace:
     """Outputs, logits and activations of one run; see `gradcam_multi.spec.Trace`."""
 
-    def __init__(self, graph: Graph, plan: Plan, inputs: Mapping[str, tf.Tensor]) -> None:
+    def __init__(
+        self, graph: Graph, plan: Plan, inputs: Mapping[str, tf.Tensor], guided: bool = False
+    ) -> None:
         self._graph, self._plan, self._names = graph, plan, list(graph.outputs)
+        self._guided = guided
         self._inputs: list[tf.Tensor] | None = list(inputs.values())
         self._sides: dict[str, list[tf.Tensor]] = {}
         try:
@@ -43,6 +47,7 @@ class KerasTrace:
         TargetError for an output that there is not or a cotangent of another shape.
         """
         self._check_open()
+        check_outputs(self._guided, cotangents)
         totals: list[Array | None] = [None] * len(self._plan.nodes)
         for name, value in cotangents.items():
             cotangent = checks.cotangent_for(name, value, self.logits)
@@ -101,7 +106,9 @@ class KerasTrace:
         return [gradient for gradient in checks.scaled(pull, half) if gradient is not None]
 
     def _node(self, layer: str) -> Node:
-        node = self._graph.listing.find(layer)
+        found = self._graph.listing.find(layer)
+        own = find_input(layer, list(self._graph.inputs), () if found is None else (layer,))
+        node = found if own is None else self._graph.input_nodes[own]
         if node is None or node not in self._plan.nodes:
             known = [node.layer.name for node in self._plan.nodes]
             raise UnknownLayerError(

@@ -26,7 +26,17 @@ _CORE = ("cast", "stop_gradient", "scatter", "scatter_update", "slice_update")
 _NO_STEP = frozenset("shape size ndim broadcast_shapes convert_to_tensor".split())
 
 Place = tuple[str, str, int]
-"""What ran: "call" or "function", its path or name, and its number among those, from 1."""
+"""What ran: "call" or "function", its path or name, and its number among those, from 1.
+
+Or what was given: "input", its name, and 0.
+"""
+
+INPUT = "input"
+
+
+def input_place(name: str) -> Place:
+    """Return the place of an input of the model."""
+    return INPUT, name, 0
 
 
 class Watch:

@@ -1,6 +1,7 @@
 """Inputs as a module takes them."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -86,9 +87,6 @@ def batch_size(arguments: Arguments) -> int:
 
 def describe(module: nn.Module, arguments: Arguments) -> tuple[TensorSpec, ...]:
     """Describe the tensors of a run; extents of a grid and the batch count as free."""
-    args, kwargs = arguments
-    names = iter(parameters(module))
-    named: dict[str, Any] = {next(names, str(n)): value for n, value in enumerate(args)}
     return tuple(
         TensorSpec(
             name=name,
@@ -96,8 +94,28 @@ def describe(module: nn.Module, arguments: Arguments) -> tuple[TensorSpec, ...]:
             dtype=str(tensor.dtype).removeprefix("torch."),
             layout="channels_first" if tensor.ndim >= 3 and tensor.is_floating_point() else None,
         )
-        for name, tensor in trees.tensors({**named, **kwargs})
+        for name, tensor in named_tensors(module, arguments).items()
     )
+
+
+def named_tensors(module: nn.Module, arguments: Arguments) -> dict[str, torch.Tensor]:
+    """Return the tensors of a run by the names of the parameters, dotted inside of containers."""
+    args, kwargs = arguments
+    names = iter(parameters(module))
+    named: dict[str, Any] = {next(names, str(n)): value for n, value in enumerate(args)}
+    return dict(trees.tensors({**named, **kwargs}))
+
+
+def exchanged(
+    module: nn.Module, arguments: Arguments, new: Mapping[str, Callable[[torch.Tensor], Any]]
+) -> Arguments:
+    """Put what functions make of some tensors, by name, in the place of these."""
+    if not new:
+        return arguments
+    named = named_tensors(module, arguments)
+    made = {id(named[name]): make(named[name]) for name, make in new.items()}
+    args, kwargs = trees.convert(arguments, lambda leaf: made.get(id(leaf), leaf))
+    return args, kwargs
 
 
 def _placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -1,20 +1,30 @@
 """A torch.nn.Module as the core sees it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import RLock
 from typing import Any
 
 import torch
 from torch import nn
 
+from gradcam_multi.backward import check_floating, check_rule, find_input, no_relu
 from gradcam_multi.errors import UnsupportedError
-from gradcam_multi.spec import Inputs, Layer, TensorSpec, Trace
+from gradcam_multi.spec import Inputs, Layer, ReluRule, TensorSpec, Trace
 from gradcam_multi_torch import exported
 from gradcam_multi_torch.guard import evaluation
-from gradcam_multi_torch.inputs import Arguments, batch_size, first_items, prepare, spread
+from gradcam_multi_torch.guided import Guided
+from gradcam_multi_torch.inputs import (
+    Arguments,
+    batch_size,
+    exchanged,
+    first_items,
+    named_tensors,
+    prepare,
+    spread,
+)
 from gradcam_multi_torch.record import call, record
-from gradcam_multi_torch.recording import Recording
+from gradcam_multi_torch.recording import Operation, Recording, input_operation
 from gradcam_multi_torch.scripted import mirror
 from gradcam_multi_torch.trace import TorchTrace
 from gradcam_multi_torch.watch import Watch, watching
@@ -102,17 +112,23 @@ class TorchModel:
         return tuple(each.layer for each in recording.operations)
 
     @contextmanager
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[Trace]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> Iterator[Trace]:
         """Run once and keep the results of the named layers; free and restore all at the end.
 
         Raises UnknownLayerError, LayerNotReachedError, UnsupportedError or InputError.
         """
+        guided = check_rule(relu)
         with torch.inference_mode(False):
             arguments = prepare(self.module, inputs)
         recording = self._recording
-        if recording is None or any(name not in recording.names for name in layers):
+        given = self._given(arguments)
+        if recording is None or any(
+            name not in recording.names and name not in given for name in layers
+        ):
             recording = self._record(arguments)
-        operations = [recording.find(name) for name in layers]
+        operations = [self._find(name, recording, given) for name in layers]
 
         fresh = [arguments]
 
@@ -122,9 +138,9 @@ class TorchModel:
                 with torch.inference_mode(False):
                     given = fresh.pop() if fresh else prepare(self.module, inputs)
                     given = spread(given, count) if count else given
-                return self._forward(given, watches, recording, grad_outside)
+                return self._forward(given, watches, recording, grad_outside, guided)
 
-            return TorchTrace(forward, operations, recording.outputs)
+            return TorchTrace(forward, operations, recording.outputs, guided)
 
         with evaluation(self.module):
             trace = start(self._grad_outside)
@@ -139,6 +155,20 @@ class TorchModel:
                 yield trace
             finally:
                 trace.release()
+
+    def _given(self, arguments: Arguments) -> dict[str, str]:
+        """Return the tensors of a run by every name that they go by, as their names in the run."""
+        own = list(named_tensors(self.module, arguments))
+        known = [spec.name for spec in self._declared]
+        return {
+            **dict(zip(known, own, strict=True) if len(known) == len(own) else ()),
+            **dict(zip(own, own, strict=True)),
+        }
+
+    @staticmethod
+    def _find(name: str, recording: Recording, given: dict[str, str]) -> Operation:
+        own = find_input(name, list(given), recording.names)
+        return recording.find(name) if own is None else input_operation(given[own])
 
     def _record(self, arguments: Arguments) -> Recording:
         with self._lock, torch.inference_mode(False), torch.no_grad(), evaluation(self.module):
@@ -168,18 +198,33 @@ class TorchModel:
         watches: Sequence[Watch],
         recording: Recording,
         grad_outside: bool,
+        guided: bool,
     ) -> Any:
-        args, kwargs = arguments
+        rule = Guided() if guided else nullcontext()
         with (
             torch.inference_mode(False),
             torch.set_grad_enabled(grad_outside),
+            rule,
             watching(self.module, watches),
         ):
+            args, kwargs = self._watched(arguments, watches)
             try:
-                return call(self.module, args, kwargs)
+                returned = call(self.module, args, kwargs)
             except WORDED as error:
                 if named := reword(
                     error, self.module, arguments, self.inputs, bool(self._declared)
                 ):
                     raise named from error
                 raise
+        if isinstance(rule, Guided) and not rule.met:
+            raise no_relu(f"the {type(self.module).__name__}")
+        return returned
+
+    def _watched(self, arguments: Arguments, watches: Sequence[Watch]) -> Arguments:
+        """Hand the inputs that are watched to whoever watches them."""
+        new = {w.place.given: w.result for w in watches if w.place.given and w.result}
+        for name, tensor in named_tensors(self.module, arguments).items() if new else ():
+            if name in new:
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                check_floating(name, dtype, tensor.is_floating_point())
+        return exchanged(self.module, arguments, new)

@@ -14,7 +14,8 @@ class Place:
 
     `function` is None where the tensor is what the module returned. Else `after` is the child
     module, and which call of it, that was left last before (None: none was), `count` numbers the
-    calls of functions of that name since then, and `index` picks from a function's tuple.
+    calls of functions of that name since then, and `index` picks from a function's tuple. `given`
+    is the name of an input of the model, which no module makes.
     """
 
     module: str
@@ -23,6 +24,7 @@ class Place:
     count: int = 1
     index: int = 0
     after: tuple[str, int] | None = None
+    given: str | None = None
 
 
 @dataclass(slots=True)
@@ -99,11 +101,18 @@ class Recording:
 
     def reaches(self, operation: Operation) -> bool:
         """Whether an output of the run depends on an operation, as far as the edges tell."""
+        if operation.place.given is not None:
+            return True
         reached = {operation.layer.name}
         for layer in (each.layer for each in self.operations):
             if reached.intersection(layer.inputs):
                 reached.add(layer.name)
         return any(op.layer.output for op in self.operations if op.layer.name in reached)
+
+
+def input_operation(name: str) -> Operation:
+    """Describe an input of the model as something to catch."""
+    return Operation(Layer(name, "Input", "other", None), Place("", 0, given=name), False)
 
 
 def name_steps(steps: Sequence[Step], calls: Counter[str]) -> tuple[list[str], dict[str, int]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from gradcam_multi.backward import check_outputs
 from gradcam_multi.errors import (
     GradcamError,
     InputError,
@@ -18,7 +19,7 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Array
+from gradcam_multi.spec import Array, InputName
 from gradcam_multi_torch import trees
 from gradcam_multi_torch.recording import Operation, Output
 from gradcam_multi_torch.scaling import gradients
@@ -126,22 +127,26 @@ class TorchTrace:
     """One run of a module; implements the contract's `Trace`."""
 
     def __init__(
-        self, forward: Forward, operations: Sequence[Operation], outputs: Sequence[Output]
+        self,
+        forward: Forward,
+        operations: Sequence[Operation],
+        outputs: Sequence[Output],
+        guided: bool = False,
     ) -> None:
         self._forward = forward
-        self._specs = outputs
+        self._specs, self._guided = outputs, guided
         begun: list[bool] = []
-        unique = {operation.layer.name: operation for operation in operations}
-        captures = {name: Capture(operation, begun) for name, operation in unique.items()}
+        # By place: an input may have the name of a layer.
+        captures = {operation.place: Capture(operation, begun) for operation in operations}
         returned, logits = self._run(None, [capture.watch() for capture in captures.values()])
-        for name, capture in captures.items():
+        for capture in captures.values():
             if capture.tensor is None:
                 raise LayerNotReachedError(
-                    f"layer {name!r} did not run for these inputs, though it did for earlier ones; "
-                    "choose a layer that every input passes"
+                    f"layer {capture.operation.layer.name!r} did not run for these inputs, though "
+                    "it did for earlier ones; choose a layer that every input passes"
                 )
             capture.check()
-        self._captures = [captures[operation.layer.name] for operation in operations]
+        self._captures = [captures[operation.place] for operation in operations]
         self._returned: dict[str, Tensor] | None = returned
         self._logits: dict[str, Tensor] | None = logits
 
@@ -169,6 +174,7 @@ class TorchTrace:
     def vjp(self, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
         """Multiply cotangents of the logits back to the layers; raises LayerNotOnPathError."""
         logits = self._alive(self._logits)
+        check_outputs(self._guided, cotangents)
         pairs = [(logits[name], array) for name, array in self._checked(cotangents, logits)]
         reached = [(tensor, array) for tensor, array in pairs if tensor.requires_grad]
         sources = [capture.source for capture in self._captures if capture.source is not None]
@@ -194,7 +200,11 @@ class TorchTrace:
         `activation` is (N, C, *grid); N may differ from the run's where its inputs hold one item.
         """
         self._alive(self._logits)
-        known = {capture.operation.layer.name: capture for capture in self._captures}
+        known = {
+            capture.operation.layer.name: capture
+            for capture in self._captures
+            if capture.operation.place.given is not None or not isinstance(layer, InputName)
+        }
         capture = known.get(layer)
         if capture is None or capture.tensor is None:
             raise InputError(

@@ -4,7 +4,10 @@ import pytest
 
 # Before the modules are imported, so that a failing assertion shows its values.
 pytest.register_assert_rewrite(
-    *(f"gradcam_multi.testing.{name}" for name in ("conformance", "numbers", "models", "adapter"))
+    *(
+        f"gradcam_multi.testing.{name}"
+        for name in ("conformance", "numbers", "models", "inputs", "adapter")
+    )
 )
 
 from gradcam_multi.testing.adapter import Variant  # noqa: E402, see above

@@ -42,6 +42,9 @@ class AdapterCase:
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Networks of the set that the framework cannot have, each with the reason: shown as skips."""
 
+    unguided: ClassVar[str] = ""
+    """Why the framework cannot replace ReLU's rule, shown as a skip; empty where it can."""
+
     def build(self, network: Network) -> Any:
         """Build a described network in the adapter's framework, as its users would write it."""
         raise NotImplementedError("an adapter's tests must build the described networks")

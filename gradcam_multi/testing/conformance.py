@@ -34,6 +34,7 @@ from gradcam_multi.errors import (
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.targets import ClassScore
+from gradcam_multi.testing.inputs import InputsConformance
 from gradcam_multi.testing.models import ModelsConformance
 from gradcam_multi.testing.network import as_network
 from gradcam_multi.testing.networks import NETWORKS
@@ -41,7 +42,7 @@ from gradcam_multi.testing.numbers import NumbersConformance
 from gradcam_multi.testing.reference import Reference, probe_inputs, probe_network
 
 
-class AdapterConformance(NumbersConformance, ModelsConformance):
+class AdapterConformance(NumbersConformance, ModelsConformance, InputsConformance):
     """Tests of one adapter; derive, and fill in what only the adapter's author can know."""
 
     def test_01_need_10_batches_are_right_for_every_item(self) -> None:
@@ -188,10 +189,10 @@ class AdapterConformance(NumbersConformance, ModelsConformance):
         class Counting:
             backend, inputs, outputs = self.backend, (), ()
 
-            def trace(self, *arguments: Any) -> Any:
+            def trace(self, *arguments: Any, **options: Any) -> Any:
                 nonlocal runs
                 runs += 1
-                return trace(*arguments)
+                return trace(*arguments, **options)
 
             def layers(self, inputs: Any = None) -> Any:
                 raise AssertionError("the layer was settled by the first call")

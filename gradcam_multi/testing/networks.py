@@ -193,6 +193,40 @@ def float16(seed: int = 8) -> Network:
     return d.finish("float16", ("relu1", "conv2"), "conv2", dtype="float16")
 
 
+def partial_output(seed: int = 9) -> Network:
+    """Two pictures, and an output beside the joint one that reads the left one only."""
+    d = _Draft({"left": (3, 8, 8), "right": (1, 8, 8)}, seed)
+    left = d("relu", "relu_left", d.conv("conv_left", "left", 4, 3, 3))
+    right = d("relu", "relu_right", d.conv("conv_right", "right", 4, 3, 3))
+    side, main = d.head(left, "side"), d.head(d("add", "sum", left, right))
+    return d.finish(
+        "partial_output",
+        ("relu_left", "sum"),
+        "sum",
+        outputs={"logits": main, "side": side},
+        defaults={"logits": "sum", "side": "relu_left"},
+        keyed=True,
+    )
+
+
+def without_relu(seed: int = 10) -> Network:
+    """A convolution and a dense layer, with nothing that the guided rule could act on."""
+    d = _Draft({"image": (3, 8, 8)}, seed)
+    d.head(d.conv("conv", "image", 6, 3, 3))
+    return d.finish("without_relu", ("conv",), "conv")
+
+
+def rounded(seed: int = 11) -> Network:
+    """A convolution of small whole numbers, so that half precision flips no sign before ReLU."""
+    d = _Draft({"image": (3, 8, 8)}, seed)
+    d.head(d("relu", "relu", d.conv("conv", "image", 8, 3, 3)))
+    d.weights["conv.weight"] = d.rng.integers(-1, 2, (8, 3, 3, 3)).astype(np.float32)
+    # Sums of whole inputs up to 3 and a half: at most 81.5, never 0, eight bits.
+    d.weights["conv.bias"] = np.full(8, 0.5, np.float32)
+    d.weights["logits.weight"][:, ::2] *= -1
+    return d.finish("rounded", ("conv", "relu"), "relu")
+
+
 NETWORKS: Mapping[str, Callable[[], Network]] = {
     "conv": conv,
     "residual": residual,

@@ -211,6 +211,13 @@ def pull_select(
     return (pulled,)
 
 
+def pull_relu_guided(
+    node: Node, weights: Weights, inputs: Sequence[Vector], g: Vector
+) -> tuple[Vector, ...]:
+    """Guided backpropagation: positive gradients through positive activations (arXiv:1412.6806)."""
+    return (np.where((inputs[0] > 0) & (g > 0), g, 0.0),)
+
+
 OPERATORS: dict[str, Operator] = {
     "add": Operator(lambda n, w, x, y: x + y, lambda n, w, xs, g: (g, g)),
     "attention": Operator(attention, pull_attention),
@@ -240,3 +247,6 @@ OPERATORS: dict[str, Operator] = {
     ),
 }
 """Every operation that a description may hold."""
+
+GUIDED: dict[str, Pull] = {"relu": pull_relu_guided}
+"""Pulls that guided backpropagation has in place of the derivative."""

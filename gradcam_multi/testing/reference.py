@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.demo.networks import DemoLayer, DemoNetwork
+from gradcam_multi.spec import ReluRule
 from gradcam_multi.testing.network import Network, as_network
-from gradcam_multi.testing.operators import OPERATORS, Vector
+from gradcam_multi.testing.operators import GUIDED, OPERATORS, Vector
 
 
 def probe_network(
@@ -111,8 +112,14 @@ class Reference:
         """(N, classes) of the first output, before the softmax where there is one."""
         return next(iter(self.scores.values()))
 
-    def vjp(self, cotangent: "Vector | Mapping[str, Vector]", name: str) -> Vector:
-        """Multiply a cotangent of the logits, or one an output by its name, back to a tensor."""
+    def vjp(
+        self, cotangent: "Vector | Mapping[str, Vector]", name: str, relu: ReluRule = "plain"
+    ) -> Vector:
+        """Multiply a cotangent of the logits, or one an output by its name, back to a tensor.
+
+        `name` is that of a node or of an input; `relu` is the rule by which ReLU is passed.
+        """
+        own = GUIDED if relu == "guided" else {}
         if not isinstance(cotangent, Mapping):
             cotangent = {next(iter(self.network.outputs)): cotangent}
         pulled: dict[str, Vector] = {}
@@ -123,7 +130,7 @@ class Reference:
                 break
             if node.name in pulled:
                 values = [self.tensors[source] for source in node.inputs]
-                pull = OPERATORS[node.op].pull
+                pull = own.get(node.op, OPERATORS[node.op].pull)
                 parts = pull(node, self.weights[node.name], values, pulled.pop(node.name))
                 for source, part in zip(node.inputs, parts, strict=True):
                     _accumulate(pulled, source, part)

@@ -29,6 +29,12 @@ IGNORED = "test_08_a_layer_that_the_score_ignores_is_named"
 IGNORING = "test_08_an_output_that_ignores_the_layer_is_named"
 MEMORY = "test_09_need_11_memory_is_flat_over_500_calls"
 SEVERAL = "test_several_inputs_by_position_and_by_name"
+INPUTS = "test_gradients_of_the_inputs"
+INPUT_IGNORED = "test_08_an_output_that_ignores_the_input_is_named"
+RULE = "test_02_the_rule_is_gone_after_its_trace"
+RULE_THREADS = "test_04_threads_keep_their_rules"
+RULE_ASKED = "test_08_what_is_asked_wrongly_of_the_way_back_is_named"
+RULE_NEEDS = "test_08_the_guided_rule_needs_a_relu"
 
 
 class Fault(NamedTuple):
@@ -196,6 +202,61 @@ class RolesLost(NumpyModel):
         return tuple(replace(x, role="other") if x.role == "conv" else x for x in listed)
 
 
+class InputsReversed(NumpyModel):
+    """An input's channels in another order than the model takes them."""
+
+    class trace_class(NumpyTrace):
+        def _core(self, name, tensor):
+            own = super()._core(name, tensor)
+            return own[:, ::-1] if name in self.network.inputs else own
+
+
+class AlwaysPlain(NumpyModel):
+    """A guided rule that is asked for and not applied, nor missed."""
+
+    @contextmanager
+    def trace(self, inputs, layers, *, relu="plain"):
+        with super().trace(inputs, layers) as trace:
+            yield trace
+
+
+class RuleOfTheModel(NumpyModel):
+    """The rule is the model's while a trace is open, and so that of the other threads too."""
+
+    relu = "plain"
+
+    @contextmanager
+    def trace(self, inputs, layers, *, relu="plain"):
+        self.relu = relu
+        time.sleep(0.002 if threading.active_count() > 1 else 0)
+        try:
+            with super().trace(inputs, layers, relu=self.relu) as trace:
+                yield trace
+        finally:
+            self.relu = "plain"
+
+
+class RuleLeft(NumpyModel):
+    """Once guided, always guided."""
+
+    relu = "plain"
+
+    @contextmanager
+    def trace(self, inputs, layers, *, relu="plain"):
+        self.relu = relu if self.relu == "plain" else self.relu
+        with super().trace(inputs, layers, relu=self.relu) as trace:
+            yield trace
+
+
+class GuidedByOutput(NumpyModel):
+    """Guided gradients of several outputs, as if they added up."""
+
+    class trace_class(NumpyTrace):
+        def vjp(self, cotangents):
+            single = [super(type(self), self).vjp({n: g}) for n, g in cotangents.items()]
+            return tuple(map(sum, zip(*single, strict=True)))
+
+
 class BatchStatistics(NumpyModel):
     """Batch normalisation by the batch's own mean and variance, as in training."""
 
@@ -245,7 +306,14 @@ FAULTS = {
     "a replay that ignores the activation": Fault(SameReplay, (REPLAY,)),
     "inputs in another order": Fault(PositionsReversed, (SEVERAL,)),
     "an error of Python's own": Fault(BareKeyError, (NAMED,)),
-    "zeros where the score ignores the layer": Fault(SilentZeros, (IGNORED, IGNORING)),
+    "zeros where the score ignores the layer": Fault(
+        SilentZeros, (IGNORED, IGNORING, INPUT_IGNORED)
+    ),
+    "an input's channels in another order": Fault(InputsReversed, (INPUTS,)),
+    "a guided rule that is none": Fault(AlwaysPlain, (INPUTS, RULE_NEEDS)),
+    "a guided rule for all threads": Fault(RuleOfTheModel, (RULE_THREADS,)),
+    "a guided rule that stays": Fault(RuleLeft, (RULE, RULE_THREADS)),
+    "guided gradients that are added up": Fault(GuidedByOutput, (RULE_ASKED,)),
     "edges lost": Fault(EdgesLost, (DEFAULT,)),
     "roles lost": Fault(RolesLost, (DEFAULT,)),
     "batch statistics": Fault(BatchStatistics, (NUMBERS, ITEMS)),

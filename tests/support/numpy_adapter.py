@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 
 from gradcam_multi import Layer, TensorSpec, hookimpl
+from gradcam_multi.backward import (
+    check_floating,
+    check_outputs,
+    check_rule,
+    find_input,
+    no_relu,
+)
 from gradcam_multi.demo.networks import DemoNetwork
 from gradcam_multi.errors import InputError, LayerNotOnPathError, UnknownLayerError, suggest
 from gradcam_multi.testing import Network, Reference
@@ -27,8 +34,10 @@ class NumpyModule:
 
 
 class NumpyTrace:
-    def __init__(self, network: Network, inputs: dict[str, Any], layers: Any) -> None:
-        self.network, self.names = network, list(layers)
+    def __init__(
+        self, network: Network, inputs: dict[str, Any], layers: Any, relu: Any = "plain"
+    ) -> None:
+        self.network, self.names, self.relu = network, list(layers), relu
         self.reference = Reference(network, inputs)
         self.logits = {n: v.astype(np.float32) for n, v in self.reference.scores.items()}
         self.outputs = {n: v.astype(np.float32) for n, v in self.reference.outputs.items()}
@@ -38,10 +47,12 @@ class NumpyTrace:
         return tuple(self._core(name, self.reference.tensors[name]) for name in self.names)
 
     def vjp(self, cotangents: Mapping[str, Any]) -> Any:
+        check_outputs(self.relu == "guided", cotangents)
         for name in self.names:
             if name not in self._before(cotangents):
                 raise LayerNotOnPathError(f"{', '.join(cotangents)} depends not on layer {name!r}")
-        return tuple(self._core(n, self.reference.vjp(cotangents, n)) for n in self.names)
+        pull = self.reference.vjp
+        return tuple(self._core(n, pull(cotangents, n, self.relu)) for n in self.names)
 
     def replay(self, layer: str, activation: Any) -> Any:
         activation = activation.astype(np.float64)
@@ -97,11 +108,17 @@ class NumpyModel:
         )
 
     @contextmanager
-    def trace(self, inputs: Any, layers: Any) -> Iterator[NumpyTrace]:
+    def trace(self, inputs: Any, layers: Any, *, relu: Any = "plain") -> Iterator[NumpyTrace]:
+        if check_rule(relu) and all(node.op != "relu" for node in self.network.nodes):
+            raise no_relu(f"the network {self.network.name!r}")
+        bound = self.bind(inputs)
         for layer in layers:
-            if layer not in self.names:
+            if find_input(layer, list(bound), self.names) is not None:
+                dtype = np.asarray(bound[layer]).dtype
+                check_floating(layer, str(dtype), dtype.kind == "f")
+            elif layer not in self.names:
                 raise UnknownLayerError(f"no layer is called {layer!r}{suggest(layer, self.names)}")
-        yield self.trace_class(self.network, self.bind(inputs), layers)
+        yield self.trace_class(self.network, bound, layers, relu)
 
     def bind(self, inputs: Any) -> dict[str, Any]:
         """Inputs by name, from an array, a tuple or a dict; raises InputError."""

@@ -85,7 +85,8 @@ def test_the_ten_points(backend: str) -> None:
     kit = Path(__file__).with_name("test_conformance.py")
     root = str(kit.parents[2])
     result = on(backend, "-m", "pytest", "-q", "-x", "--rootdir", root, "-c",
-                str(kit.parents[2] / "pyproject.toml"), str(kit))  # fmt: skip
+                str(kit.parents[2] / "pyproject.toml"), str(kit),
+                str(kit.with_name("test_guided.py")))  # fmt: skip
     assert not result.returncode, result.stdout[-2000:]
     assert " passed" in result.stdout
     assert "skipped" not in result.stdout

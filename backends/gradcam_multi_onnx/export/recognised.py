@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from gradcam_multi.backward import check_rule, not_guided
 from gradcam_multi.errors import InputError, ModelFileError, UnknownLayerError, suggest
-from gradcam_multi.spec import Array, Inputs, Layer, TensorSpec
+from gradcam_multi.spec import Array, Inputs, Layer, ReluRule, TensorSpec
 from gradcam_multi.targets import probability
 from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
 from gradcam_multi_onnx.graph import Graph, reads
@@ -60,8 +61,12 @@ class GradientFile:
         )
 
     @contextmanager
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator["GradientTrace"]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> Iterator["GradientTrace"]:
         """Run the forward part once; only the file's own layer can be asked for."""
+        if check_rule(relu):
+            raise not_guided("the file holds plain ones only", "give the model that it was made of")
         for name in layers:
             if name != self._layer:
                 raise UnknownLayerError(

@@ -11,13 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradcam_multi import InputError, Layer, TensorSpec
+from gradcam_multi.backward import check_floating, check_rule, find_input, no_relu
 from gradcam_multi.errors import UnknownLayerError, suggest
-from gradcam_multi.spec import Inputs
+from gradcam_multi.spec import Inputs, ReluRule
 from gradcam_multi_jax.listing import list_layers
 from gradcam_multi_jax.logits import behind
 from gradcam_multi_jax.program import Program
-from gradcam_multi_jax.source import Arguments, FunctionSource, ModuleSource, takes_names
-from gradcam_multi_jax.trace import JaxTrace
+from gradcam_multi_jax.source import (
+    Arguments,
+    FunctionSource,
+    ModuleSource,
+    input_names,
+    takes_names,
+)
+from gradcam_multi_jax.trace import End, JaxTrace
 
 _KEPT = 16  # programs of a model: each batch size and input size has its own
 
@@ -25,12 +32,26 @@ _KEPT = 16  # programs of a model: each batch size and input size has its own
 class Prepared:
     """A program, what is known of it, and its compiled functions."""
 
-    def __init__(self, program: Program, batch: int) -> None:
+    def __init__(self, program: Program, batch: int, names: Sequence[str]) -> None:
         self.program, self.batch = program, batch
+        self.inputs = dict(zip(names, program.inputs, strict=True))
         self.listing = list_layers(program, batch)
         self.logits = {name: behind(program, end) for name, end in program.outputs.items()}
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._lock = threading.Lock()
+
+    def find(self, name: str) -> End | None:
+        """Return the value that a layer's or an input's name stands for, or None."""
+        own = find_input(name, list(self.inputs), (*self.listing.values, *self.listing.aliases))
+        if own is not None:
+            dtype = self.program.avals[self.inputs[own]].dtype
+            check_floating(own, str(dtype), jnp.issubdtype(dtype, jnp.floating))
+            return End(own, self.inputs[own], None)
+        layer = self.listing.find(name)
+        if layer is None:
+            return None
+        value = self.listing.values[layer]
+        return End(layer, value, self.listing.axes.get(value))
 
     def compiled(self, key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """Return the compiled function of this key, made once."""
@@ -71,18 +92,25 @@ class OpenedModel:
         return self.prepare(inputs)[0].listing.layers
 
     @contextmanager
-    def trace(self, inputs: Inputs, layers: Sequence[str]) -> Iterator[JaxTrace]:
+    def trace(
+        self, inputs: Inputs, layers: Sequence[str], *, relu: ReluRule = "plain"
+    ) -> Iterator[JaxTrace]:
         """Run once and keep the results of the named layers."""
+        guided = check_rule(relu)
         prepared, params, arguments = self.prepare(inputs)
-        found = [(name, prepared.listing.find(name)) for name in layers]
-        for name, own in found:
-            if own is None:
+        if guided and not any(step.rectifies for step in prepared.program.steps):
+            raise no_relu(self.source.name)
+        found = []
+        for name in layers:
+            end = prepared.find(name)
+            if end is None:
                 known = [*prepared.listing.values, *prepared.listing.aliases]
                 raise UnknownLayerError(
                     f"{self.source.name} has no layer {name!r}{suggest(name, known)}"
                     f"; it has {len(prepared.listing.values)} operations, see gradcam layers"
                 )
-        trace = JaxTrace(self, prepared, params, arguments, [own for _, own in found if own])
+            found.append(end)
+        trace = JaxTrace(self, prepared, params, arguments, found, guided)
         try:
             yield trace
         finally:
@@ -113,28 +141,18 @@ class OpenedModel:
                 f"{self.source.name} does not take inputs of the shapes {shapes}: {cause}; give "
                 "arrays as the function takes them, batch axis first"
             ) from error
-        prepared = Prepared(program, int(jnp.shape(leaves[0])[0]))
+        names = input_names(self.source.parameters(), arguments)
+        prepared = Prepared(program, int(jnp.shape(leaves[0])[0]), names)
         if not self._specs[1]:
-            self._specs = self._describe(prepared, arguments)
+            self._specs = self._describe(prepared)
         return prepared
 
     def _describe(
-        self, prepared: Prepared, arguments: Arguments
+        self, prepared: Prepared
     ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         program, axes = prepared.program, prepared.listing.axes
-        parameters = list(self.source.parameters())
-        positional = [
-            name
-            for place, value in enumerate(arguments[0])
-            for name in (
-                [parameters[place] if place < len(parameters) else f"input_{place}"]
-                if hasattr(value, "shape")
-                else map(str, value)
-            )
-        ]
-        names = [*positional, *sorted(arguments[1])]
         inputs = []
-        for name, value in zip(names, program.inputs, strict=False):
+        for name, value in prepared.inputs.items():
             aval = program.avals[value]
             axis, rank = axes.get(value), len(aval.shape)
             layout: Any = None

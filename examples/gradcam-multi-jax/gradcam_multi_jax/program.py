@@ -18,13 +18,25 @@ WHOLE = frozenset("softmax log_softmax sigmoid".split())
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation: values are numbered, literals stand for themselves."""
+    """One operation: values are numbered, literals stand for themselves.
+
+    `capped` says that it is a part of JAX's ReLU6.
+    """
 
     kind: str
     equation: Any
     reads: tuple[Any, ...]  # numbers of values, or literals
     makes: tuple[int, ...]
     scope: str
+    capped: bool = False
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether it is JAX's ReLU, or the one inside of its ReLU6.
+
+        A maximum of something and 0 is not always one: normalisations keep a variance positive so.
+        """
+        return self.kind == "relu" or (self.capped and self.kind == "max")
 
     def run(self, values: Values) -> None:
         """Compute the results from what was computed before, and add them."""
@@ -54,7 +66,7 @@ class Program:
         given = [self._new(numbers, var) for var in traced.jaxpr.invars]
         count = len(jax.tree.leaves(params))
         self.params, self.inputs = given[:count], given[count:]
-        self._flatten(traced.jaxpr, numbers, "")
+        self._flatten(traced.jaxpr, numbers, "", False)
         ends = [self._atom(numbers, atom) for atom in traced.jaxpr.outvars]
         paths = jax.tree_util.tree_flatten_with_path(shapes)[0]
         self.outputs: dict[str, int] = {
@@ -76,7 +88,9 @@ class Program:
     def _atom(self, numbers: Mapping[Any, int], atom: Any) -> Any:
         return atom if isinstance(atom, core.Literal) else numbers[atom]
 
-    def _flatten(self, jaxpr: Any, numbers: dict[Any, int], scope: str) -> None:
+    def _flatten(
+        self, jaxpr: Any, numbers: dict[Any, int], scope: str, capped: bool | None
+    ) -> None:
         for equation in jaxpr.eqns:
             kind, params = equation.primitive.name, equation.params
             name = params.get("name") if isinstance(params.get("name"), str) else None
@@ -84,14 +98,23 @@ class Program:
             reads = tuple(self._atom(numbers, atom) for atom in equation.invars)
             if kind in INLINED and name not in WHOLE:
                 inner = params.get("jaxpr", params.get("call_jaxpr"))
-                self._inline(inner, equation, reads, numbers, own)
+                # A hard sigmoid is computed by ReLU6, and is none.
+                within = None if name == "hard_sigmoid" else capped
+                within = name == "relu6" or within if within is not None else None
+                self._inline(inner, equation, reads, numbers, own, within)
                 continue
             makes = tuple(self._new(numbers, var) for var in equation.outvars)
             called = name if kind in INLINED else _function_name(params.get("call_jaxpr"))
-            self.steps.append(Step(called or kind, equation, reads, makes, own))
+            self.steps.append(Step(called or kind, equation, reads, makes, own, bool(capped)))
 
     def _inline(
-        self, inner: Any, equation: Any, reads: Sequence[Any], numbers: dict[Any, int], scope: str
+        self,
+        inner: Any,
+        equation: Any,
+        reads: Sequence[Any],
+        numbers: dict[Any, int],
+        scope: str,
+        capped: bool | None,
     ) -> None:
         own: dict[Any, Any] = {}
         if isinstance(inner, core.ClosedJaxpr):
@@ -99,7 +122,7 @@ class Program:
                 self.constants[self._new(own, var)] = value
             inner = inner.jaxpr
         own.update(zip(inner.invars, reads, strict=True))
-        self._flatten(inner, own, scope)
+        self._flatten(inner, own, scope, capped)
         for var, atom in zip(equation.outvars, inner.outvars, strict=True):
             numbers[var] = self._atom(own, atom)
 

@@ -102,3 +102,24 @@ def takes_names(parameters: Mapping[str, inspect.Parameter], names: Mapping[Any,
     """Whether inputs by name are keyword arguments, and not one dict."""
     free = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     return all(isinstance(name, str) and (free or name in parameters) for name in names)
+
+
+def input_names(
+    parameters: Mapping[str, inspect.Parameter], arguments: Arguments
+) -> tuple[str, ...]:
+    """Name the arrays of the arguments, in the order in which they are flattened.
+
+    By their parameters, and inside of a dict or list by their keys there.
+    """
+    taken = list(parameters)
+    names = []
+    for path, _ in jax.tree_util.tree_flatten_with_path(arguments)[0]:
+        keys: list[Any] = [getattr(key, "key", getattr(key, "idx", None)) for key in path]
+        positional, place, inner = keys[0] == 0, keys[1], keys[2:]
+        if inner:
+            names.append("/".join(map(str, inner)))
+        elif positional:
+            names.append(taken[place] if place < len(taken) else f"input_{place}")
+        else:
+            names.append(str(place))
+    return tuple(names)
