@@ -209,3 +209,22 @@ def test_inputs_that_do_not_fit_are_named(inputs, told):
 def test_a_bare_function_is_nobodys():
     with pytest.raises(UnknownModelError):
         gm.explain(scores, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("activation", "guided"),
+    [(jax.nn.relu, True), (jax.nn.relu6, True), (jax.nn.hard_sigmoid, False), (jax.nn.silu, False)],
+)
+def test_which_activations_are_guided(activation, guided):
+    """By hand: a scaling, the activation, and a sum with weights of both signs."""
+    x = np.linspace(-4, 9, 14, dtype=np.float32).reshape(2, 7)
+    weights = np.array([1, -1, 2, -2, 1, 3, -1], np.float32)
+    model = JaxModel(lambda x: jax.nn.relu(2 * activation(x) @ jnp.diag(weights)))
+    opened = gm.Explainer(model, backend="jax").model
+    cotangent = np.ones((2, 7), np.float32)
+    with opened.trace(x, ["x"], relu="guided") as trace:
+        (found,) = trace.vjp({"output": cotangent})
+    slope = np.asarray(jax.vmap(jax.vmap(jax.grad(activation)))(x))
+    g = 2 * weights * (np.asarray(activation(x)) * weights > 0)
+    expected = (np.maximum(g, 0) if guided else g) * slope
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
