@@ -159,8 +159,9 @@ class OnnxTrace:
 def channels_first(array: AnyArray, axes: Axes) -> AnyArray:
     """Return an array as (N, C, *grid), given its batch and channel axes."""
     batch, channel = axes
-    kept = channel is None or axes == (0, 1)
-    return array if kept else np.moveaxis(array, (batch, channel), (0, 1))
+    if channel is None or axes == (0, 1):
+        return array
+    return np.moveaxis(array, (batch, channel), (0, 1))
 
 
 def _channels_back(array: AnyArray, axes: Axes) -> AnyArray:

@@ -23,8 +23,7 @@ class Builder:
     """Collects nodes and constants; equal constants are stored once.
 
     `reserved` are names of the forward graph, which are never given to new values. `written` holds
-    what is written once for each value. `sparse` are cotangents with few columns that are not zero,
-    as a rule; `in_part` constants of which mostly a part is read: another order would be for nothing.
+    what is written once for each value. `local` is the cotangent of a graph for the runtime here.
     """
 
     def __init__(self, reserved: frozenset[str]) -> None:
@@ -36,8 +35,7 @@ class Builder:
         self._extents: dict[str, tuple[Value, int]] = {}
         self.finite = Finiteness()
         self.written: dict[tuple[str, str], Value] = {}
-        self.sparse: set[str] = set()
-        self.in_part: set[str] = set()
+        self.local: str | None = None
 
     def fresh(self, word: str) -> str:
         """Return a name that neither graph has."""
@@ -118,8 +116,6 @@ class Builder:
         if known:
             return known[0]
         return several.pop() if len(several) == 1 else self.fresh("extent") if several else 1
-
-    # The operators that rules share.
 
     def masked(self, g: Value, condition: Value) -> Value:
         """Return g where the condition holds, else 0.
@@ -212,16 +208,12 @@ class Builder:
         """Return the value repeated along the axes in which `like` is longer."""
         if value.shape == like.shape:
             return value
-        lead = (1,) * (like.rank - value.rank)
-        own = lead + value.shape
+        own = (1,) * (like.rank - value.rank) + value.shape
         times = [1 if one == n else n for one, n in zip(own, like.shape, strict=True)]
         known = [n for n in times if isinstance(n, int)]
         if len(known) == like.rank and prod(known) <= _ONES and value.dtype in FLOATS:
             return value * self.constant(np.ones(known), value.dtype)  # a third of Expand's time
-        parts = [
-            1 if extent == like.shape[axis] else self.extent(like, axis)
-            for axis, extent in enumerate(own)
-        ]
+        parts = [n if n == 1 else self.extent(like, axis) for axis, n in enumerate(times)]
         return self.op("Expand", value, self.vector(parts), shape=like.shape)
 
     def slice(

@@ -19,18 +19,17 @@ def by_columns(n: Site, g: Value, flip: int, alpha: float) -> Value | None:
     """Return alpha times g (N, M) times the second input's transpose, by g's columns that count.
 
     The second input is (C, M), or (M, C) where `flip` says so. Returns None where it is not worth
-    while: it must be a large constant, and g known for its zeros.
+    while: it must be a large constant, and g the cotangent that came from outside.
     """
     weight, b = n.input(1), n.b
     size = count(weight.shape)
-    suited = g.name in b.sparse and g.dtype == weight.dtype == TensorProto.FLOAT
+    suited = g.name == b.local and g.dtype == weight.dtype == TensorProto.FLOAT
     if not suited or not n.graph.constant(weight.name) or weight.rank != 2 or g.rank != 2:
         return None
     if size is None or size <= _MANY:
         return None
     classes = int(weight.shape[0 if flip else 1])
     columns, few = _columns(g, classes)
-    b.in_part.add(weight.name)
     shape = (g.shape[0], weight.shape[1 if flip else 0])
     part, rows = b.fresh("part"), b.fresh("rows")
     product = {"transB": 1 - flip, "alpha": alpha}

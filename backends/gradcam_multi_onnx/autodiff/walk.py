@@ -54,7 +54,7 @@ def differentiate(
     seed = _seed(graph, builder, output)
     builder.extents_from(seed)
     if referenced and on_cpu(graph.source.providers):
-        builder.sparse.add(seed.name)
+        builder.local = seed.name
     carrying = carriers(graph, registry, targets)
     path = _carried(graph, targets, carrying) & graph.ancestors([output])
     sweep = Sweep(builder, registry, path, carrying, frozenset(targets))
@@ -142,11 +142,13 @@ def _finish(
         onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
         for name, array in lent.items()
     ]
-    # Initialisers that may be overridden stay as they are: others are copied for whole products.
+    # Weights of which branches read a part: initialisers that are inputs, too, stay as they are,
+    # others are copied into the order that products like.
+    in_part = {name for node in nodes if node.op_type == "If" for name in reads(node)}
     inputs += [
         onnx.helper.make_tensor_value_info(v.name, v.dtype, v.shape)
         for v in (builder.source(name, graph.type(name)) for name in constants)
-        if v.name in builder.in_part
+        if v.name in in_part
     ]
     outputs = [
         onnx.helper.make_tensor_value_info(results[name], g.dtype, g.shape)
