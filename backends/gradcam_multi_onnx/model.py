@@ -58,6 +58,7 @@ class OnnxModel:
         self._graph = Graph(source)
         self._lock = RLock()
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._ready: dict[Any, Any] = {}
         self._shaped: set[tuple[str, ...]] = set()
         self._learned = False
         self._sane: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
@@ -233,31 +234,44 @@ class OnnxModel:
         return {name: array[:1] if array.ndim else array for name, array in first.items()}
 
     def _plan(self, targets: tuple[str, ...], feeds: Feeds, guided: bool = False) -> Plan:
-        spatial = tuple((name, array.shape[1:]) for name, array in feeds.items())
+        asked = (guided, targets, *((name, array.shape) for name, array in feeds.items()))
         with self._lock:
-            self._check_size({name: array.shape for name, array in self._sample(feeds).items()})
-            self._learn(feeds)
-            key = (guided, targets, spatial if targets in self._shaped else None)
+            # What was asked before is answered at once: small networks run for a few milliseconds.
+            key = self._ready.get(asked)
             if key not in self._plans:
-                plan, shaped = make_plan(
-                    self._graph, targets, self._logits, lambda: self._for_size(feeds),
-                    GUIDED if guided else None,
-                )  # fmt: skip
-                plan.checked = guided
-                if shaped:
-                    self._shaped.add(targets)
-                    key = (guided, targets, spatial)
-                self._plans[key] = plan
-            plan = self._plans[key]
+                key = self._prepared(targets, feeds, guided)
+                if len(self._ready) >= _SIZES:
+                    self._ready.clear()
+                if self._plans[key].checked:
+                    self._ready[asked] = key
             self._plans.move_to_end(key)
+            return self._plans[key]
+
+    def _prepared(self, targets: tuple[str, ...], feeds: Feeds, guided: bool) -> Any:
+        """Return the key of the plan, made and checked."""
+        spatial = tuple((name, array.shape[1:]) for name, array in feeds.items())
+        self._check_size({name: array.shape for name, array in self._sample(feeds).items()})
+        self._learn(feeds)
+        key = (guided, targets, spatial if targets in self._shaped else None)
+        if key not in self._plans:
+            plan, shaped = make_plan(
+                self._graph, targets, self._logits, lambda: self._for_size(feeds),
+                GUIDED if guided else None,
+            )  # fmt: skip
+            plan.checked = guided
+            if shaped:
+                self._shaped.add(targets)
+                key = (guided, targets, spatial)
+            self._plans[key] = plan
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
-            if not plan.checked:
-                try:
-                    plan.checked = check_plan(plan, self._sample(feeds))
-                except InputError:
-                    plan.checked = False  # the run itself will say what does not fit
-            return plan
+        plan = self._plans[key]
+        if not plan.checked:
+            try:
+                plan.checked = check_plan(plan, self._sample(feeds))
+            except InputError:
+                plan.checked = False  # the run itself will say what does not fit
+        return key
 
 
 def _dtype(code: int) -> Any:

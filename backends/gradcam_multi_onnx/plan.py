@@ -89,16 +89,19 @@ def _check(gradient: Gradient) -> None:
     light.graph.node.extend(model.graph.node)
     light.graph.input.extend(model.graph.input)
     light.graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:  # weights by their type alone: the checker copies all
+    weights = {}  # by their type alone: the checker copies all
+    for tensor in model.graph.initializer:
         if prod(tensor.dims) <= SMALL:
             light.graph.initializer.add().CopyFrom(tensor)
         else:
-            light.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
+            weights[tensor.name] = tensor.data_type, tensor.dims
     for name, array in gradient.weights.items():
-        code = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        light.graph.input.append(onnx.helper.make_tensor_value_info(name, code, array.shape))
+        weights[name] = onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+    listed = {value.name for value in model.graph.input}
+    light.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, *kind)
+        for name, kind in weights.items() if name not in listed
+    )  # fmt: skip
     try:
         onnx.checker.check_model(light, full_check=True)
     except Exception as error:  # native code: its classes have no common root

@@ -161,7 +161,9 @@ class OnnxTrace:
 def channels_first(array: AnyArray, axes: Axes) -> AnyArray:
     """Return an array as (N, C, *grid), given its batch and channel axes."""
     batch, channel = axes
-    return array if channel is None else np.moveaxis(array, (batch, channel), (0, 1))
+    if channel is None or axes == (0, 1):
+        return array
+    return np.moveaxis(array, (batch, channel), (0, 1))
 
 
 def _channels_back(array: AnyArray, axes: Axes) -> AnyArray:

@@ -1,6 +1,7 @@
 """Writes gradient graphs, with the handful of operators that rules share."""
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,18 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from gradcam_multi_onnx.autodiff.finite import Finiteness
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
 from gradcam_multi_onnx.autodiff.values import Operand, Value
-from gradcam_multi_onnx.graph import Dim, Shape, Type
+from gradcam_multi_onnx.graph import FLOATS, Dim, Shape, Type
 
 OPSET = 18  # of what is written: the first in which every reduction takes its axes as an input
 IR_VERSION = 8
+_ONES = 1 << 12  # elements of a constant that spreads a gradient over a grid, 64 by 64
 
 
 class Builder:
     """Collects nodes and constants; equal constants are stored once.
 
     `reserved` are names of the forward graph, which are never given to new values. `written` holds
-    what is written once for each value.
+    what is written once for each value. `local` is the cotangent of a graph for the runtime here.
     """
 
     def __init__(self, reserved: frozenset[str]) -> None:
@@ -33,6 +35,7 @@ class Builder:
         self._extents: dict[str, tuple[Value, int]] = {}
         self.finite = Finiteness()
         self.written: dict[tuple[str, str], Value] = {}
+        self.local: str | None = None
 
     def fresh(self, word: str) -> str:
         """Return a name that neither graph has."""
@@ -113,8 +116,6 @@ class Builder:
         if known:
             return known[0]
         return several.pop() if len(several) == 1 else self.fresh("extent") if several else 1
-
-    # The operators that rules share.
 
     def masked(self, g: Value, condition: Value) -> Value:
         """Return g where the condition holds, else 0.
@@ -207,11 +208,12 @@ class Builder:
         """Return the value repeated along the axes in which `like` is longer."""
         if value.shape == like.shape:
             return value
-        lead = (1,) * (like.rank - value.rank)
-        parts = [
-            1 if extent == like.shape[axis] else self.extent(like, axis)
-            for axis, extent in enumerate(lead + value.shape)
-        ]
+        own = (1,) * (like.rank - value.rank) + value.shape
+        times = [1 if one == n else n for one, n in zip(own, like.shape, strict=True)]
+        known = [n for n in times if isinstance(n, int)]
+        if len(known) == like.rank and prod(known) <= _ONES and value.dtype in FLOATS:
+            return value * self.constant(np.ones(known), value.dtype)  # a third of Expand's time
+        parts = [n if n == 1 else self.extent(like, axis) for axis, n in enumerate(times)]
         return self.op("Expand", value, self.vector(parts), shape=like.shape)
 
     def slice(

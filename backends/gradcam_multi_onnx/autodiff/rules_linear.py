@@ -1,5 +1,6 @@
 """Matrix products."""
 
+from gradcam_multi_onnx.autodiff.columns import by_columns
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Value
@@ -17,7 +18,9 @@ def _gemm(n: Site, g: Value) -> Answers:
             "Gemm", one, other, shape=like.shape, alpha=alpha, transA=one_t, transB=other_t
         )
 
-    da = product(b, g, flip_b, 1, a) if flip_a else product(g, b, 0, 1 - flip_b, a)
+    da = None if flip_a or 0 not in n.wanted else by_columns(n, g, flip_b, alpha)
+    if da is None:
+        da = product(b, g, flip_b, 1, a) if flip_a else product(g, b, 0, 1 - flip_b, a)
     db = product(g, a, 1, flip_a, b) if flip_b else product(a, g, 1 - flip_a, 0, b)
     return (da, db, g * n.attribute("beta", 1.0))[: len(n.node.input)]
 
@@ -26,6 +29,8 @@ def _gemm(n: Site, g: Value) -> Answers:
 def _matmul(n: Site, g: Value) -> Answers:
     """Multiply by the transposes; vectors are rows or columns of one, as NumPy has it."""
     a, b = n.x, n.input(1)
+    if n.wanted == {0} and (few := by_columns(n, g, flip=0, alpha=1.0)) is not None:
+        return few, ZERO
     one = n.b.reshape(a, (1, *a.shape)) if a.rank == 1 else a
     other = n.b.reshape(b, (*b.shape, 1)) if b.rank == 1 else b
     shape: Shape = g.shape

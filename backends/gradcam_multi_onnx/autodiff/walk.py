@@ -16,7 +16,7 @@ from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal, Registry
 from gradcam_multi_onnx.autodiff.sweep import Sweep, carriers
 from gradcam_multi_onnx.autodiff.values import Value
 from gradcam_multi_onnx.graph import Graph, reads
-from gradcam_multi_onnx.session import as_float
+from gradcam_multi_onnx.session import as_float, on_cpu
 from gradcam_multi_onnx.skeleton import SMALL
 
 
@@ -44,7 +44,8 @@ def differentiate(
     """Return the graph that carries a cotangent of one value back to others.
 
     Large weights are loaded. Or they are `referenced`: left where they are beside the model, which
-    needs a session whose folder is the source's, lent to the graph as inputs, or given apart.
+    needs a session whose folder is the source's, lent to the graph as inputs, or given apart. Such
+    a graph is written for the runtime here; others with nothing that phones or browsers lack.
     Raises UnsupportedError at an operator that cannot be differentiated, and LayerNotOnPathError
     where the output depends on no target.
     """
@@ -52,6 +53,8 @@ def differentiate(
     builder = Builder(frozenset(graph.producer) | set(graph.types))
     seed = _seed(graph, builder, output)
     builder.extents_from(seed)
+    if referenced and on_cpu(graph.source.providers):
+        builder.local = seed.name
     carrying = carriers(graph, registry, targets)
     path = _carried(graph, targets, carrying) & graph.ancestors([output])
     sweep = Sweep(builder, registry, path, carrying, frozenset(targets))
@@ -122,7 +125,7 @@ def _finish(
         results[name] = builder.op("Identity", g, shape=g.shape).name
     nodes = _pruned(builder.nodes, set(results.values()))
     made = {name for node in nodes for name in node.output}
-    needed = {name for node in nodes for name in node.input if name} - made - {seed.name}
+    needed = {name for node in nodes for name in reads(node)} - made - {seed.name}
     own = [tensor for name, tensor in builder.tensors.items() if name in needed]
     forward = sorted(needed - set(builder.tensors))
     constants = [name for name in forward if graph.constant(name)]
@@ -138,6 +141,14 @@ def _finish(
     inputs += [
         onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
         for name, array in lent.items()
+    ]
+    # Weights of which branches read a part: initialisers that are inputs, too, stay as they are,
+    # others are copied into the order that products like.
+    in_part = {name for node in nodes if node.op_type == "If" for name in reads(node)}
+    inputs += [
+        onnx.helper.make_tensor_value_info(v.name, v.dtype, v.shape)
+        for v in (builder.source(name, graph.type(name)) for name in constants)
+        if v.name in in_part
     ]
     outputs = [
         onnx.helper.make_tensor_value_info(results[name], g.dtype, g.shape)
@@ -162,6 +173,6 @@ def _pruned(nodes: Sequence[NodeProto], results: set[str]) -> list[NodeProto]:
     wanted, kept = set(results), []
     for node in reversed(nodes):
         if not wanted.isdisjoint(node.output):
-            wanted.update(node.input)
+            wanted.update(reads(node))
             kept.append(node)
     return kept[::-1]
