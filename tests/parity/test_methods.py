@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 from closeness import assert_close
 
@@ -23,13 +24,30 @@ def models():
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_maps_agree(models, method):
+    check(models, method)
+
+
+@pytest.mark.parametrize("method", ["ablationcam", "gradcam", "hirescam"])
+def test_components_of_weighted_channels_agree(models, method):
+    check(models, method, smooth="pca")
+
+
+def test_maps_of_resized_inputs_agree(models):
+    described = onnx.load_from_string(models["onnx"])
+    for dimension in described.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_param = "any"  # the demo's are fixed, and Keras's with them
+    free = {"torch": models["torch"], "onnx": described.SerializeToString()}
+    check(free, "gradcam", smooth="scales")
+
+
+def check(models, method, **settings):
     inputs = as_inputs(load_examples())[:2]
     expected = None
     for backend, model in models.items():
         arrays = np.moveaxis(inputs, 1, -1) if backend == "tensorflow" else inputs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CamWarning)  # a random map may have nothing positive
-            got = Explainer(model, method=method, samples=3, seed=1)(arrays)
+            got = Explainer(model, method=method, samples=3, seed=1, **settings)(arrays)
         expected = expected or got
         assert (got.status, got.cost) == (expected.status, expected.cost)
         alive = [i for i, status in enumerate(expected.status) if status == "ok"]
