@@ -7,7 +7,7 @@ import onnx
 import pytest
 from closeness import assert_close
 
-from gradcam_multi import METHODS, CamWarning, Explainer
+from gradcam_multi import METHODS, CamWarning, Explainer, concepts
 from gradcam_multi.cam import GRADIENT_METHODS
 from gradcam_multi.demo import as_inputs, load_examples, load_network
 from gradcam_multi.plugins import installed
@@ -38,6 +38,19 @@ def test_maps_of_resized_inputs_agree(models):
         dimension.dim_param = "any"  # the demo's are fixed, and Keras's with them
     free = {"torch": models["torch"], "onnx": described.SerializeToString()}
     check(free, "gradcam", smooth="scales")
+
+
+def test_concepts_agree(models):
+    inputs = as_inputs(load_examples())[:3]
+    expected = None
+    for backend, model in models.items():
+        arrays = np.moveaxis(inputs, 1, -1) if backend == "tensorflow" else inputs
+        got = concepts(model, arrays, 4)
+        expected = expected or got
+        # The rounds of a factorization magnify the rounding of the activations.
+        for part in ("maps", "vectors", "logits"):
+            own, first = (getattr(one, part).reshape(1, 4, -1) for one in (got, expected))
+            assert_close(own, first, 10 * TOLERANCE, f"{backend}, {part}")
 
 
 def check(models, method, **settings):
