@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam import Status
 from gradcam_multi.cam.factorization import factorize
+from gradcam_multi.colormaps import DEFAULT_COLORMAP
 from gradcam_multi.errors import ImageError, InputError
 from gradcam_multi.explainer import Explainer, chosen_output
 from gradcam_multi.geometry import Geometry
-from gradcam_multi.panel import PanelEntry, PanelRow, panel
+from gradcam_multi.panel import PanelEntry, PanelRow, Scale, panel
 from gradcam_multi.resize import resize
 from gradcam_multi.sizes import batch_count, finite_items, part_of, spatial_size
 from gradcam_multi.spec import Array, Inputs
@@ -113,7 +114,7 @@ class Concepts:
         self, images: Sequence[NDArray[np.uint8]], geometry: Sequence[Geometry] | None = None,
         **options: Any,
     ) -> "Image.Image":  # fmt: skip
-        """Draw a row an item: the picture coloured by its concepts, then each concept alone.
+        """Draw a row an item: the picture, then each concept over it.
 
         Above each concept stands its most probable class with its probability. `images` are N
         pictures, (H, W, 3) uint8 RGB; `options` are those of `panel`. Raises ImageError where their
@@ -124,6 +125,7 @@ class Concepts:
                 f"{len(images)} pictures were given for {len(self.maps)} items: give one for each"
             )
         rows = []
+        scale = Scale(options.get("colormap", DEFAULT_COLORMAP), "absent", "strongest of the batch")
         for item, image in enumerate(images):
             where = None if geometry is None else geometry[item]
             strength = np.clip(self.heatmaps_on(item, image.shape[:2], where), 0, 1)
@@ -131,12 +133,11 @@ class Concepts:
             entries = tuple(
                 PanelEntry(
                     heatmap, self.name(k), best[k][0][1] if best[k] else None, "concept",
-                    self.layer, "" if self.status[item] == "ok" else self.status[item],
+                    self.layer, "" if self.status[item] == "ok" else self.status[item], scale,
                 )
                 for k, heatmap in enumerate(strength)
             )  # fmt: skip
-            coloured = self.overlay(item, image, where)
-            rows.append(PanelRow(coloured, entries, f"item {item}", "colours of its concepts"))
+            rows.append(PanelRow(image, entries, f"item {item}"))
         return panel(rows, **options)
 
 

@@ -66,7 +66,7 @@ def command(
 
     Finds the concepts that the layer's activations are made of (Deep Feature Factorization), the
     same in all pictures, and what the network says to each alone. Writes one picture: a row for
-    each IMAGE, coloured by its concepts, then each concept. Exit code 2 where it cannot be done.
+    each IMAGE, each concept over it. Exit code 2 where it cannot be done.
     """
     paths = find_images(images)
     prepare = Preprocess.named(preprocess)
