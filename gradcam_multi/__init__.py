@@ -3,6 +3,7 @@
 from gradcam_multi.cam import METHODS, Method, Status
 from gradcam_multi.compare import compare
 from gradcam_multi.comparison import Comparison
+from gradcam_multi.concepts import Concepts, concepts
 from gradcam_multi.diagnosis import Diagnosis
 from gradcam_multi.doctor import doctor
 from gradcam_multi.errors import (
@@ -60,6 +61,7 @@ __all__ = [
     "ClassDifference",
     "ClassScore",
     "Comparison",
+    "Concepts",
     "Diagnosis",
     "Explainer",
     "Explanation",
@@ -96,6 +98,7 @@ __all__ = [
     "Trace",
     "UnsupportedError",
     "compare",
+    "concepts",
     "doctor",
     "explain",
     "export",

@@ -215,7 +215,8 @@ def _method(explainer: Explainer, batch: Inputs, name: str, layer: str) -> Metho
     tried.method, tried.layer = METHODS[name], layer
     again = [need for need in METHODS[name].needs if need != "gradients"]
     try:
-        if again:  # hundreds of runs: what they are made of is tried instead
+        # Hundreds of runs, mostly: what they are made of is tried instead.
+        if again and not METHODS[name].only_for:
             _run_again(explainer, batch, layer, again)
             return MethodCheck(name, works=True)
         explanation = tried(batch)

@@ -52,7 +52,8 @@ class Explainer:
     the model's file holds (a Lambda layer, a pickle): only for files from somebody you trust.
     `seed` is that of the methods' random numbers, `samples` how many masks or noisy inputs they
     take instead of their own number. `smooth` averages any method's maps over the mirrored input
-    too, "flip", or over noisy ones, "noise".
+    too, "flip", or over noisy ones, "noise", or resized ones, "scales"; "pca" takes the first
+    principal component of the weighted channels instead of their sum.
 
     Raises what `errors` draws: a ModelError for the model, a MethodError for the method.
     """
@@ -123,7 +124,7 @@ class Explainer:
     def _maps(self, inputs: Inputs, targets: Sequence[Any]) -> list[Explanation]:
         """One explanation a target, smoothed where that was asked for."""
         plain = self._plain_maps(inputs, targets)
-        if self.smooth is None:
+        if self.smooth in (None, "pca"):  # the method itself takes the component
             return plain
         image = ImageInput(inputs, self.model.inputs, plain[0].cam.ndim - 1)
         how, settings = self.smooth, self.settings
@@ -229,8 +230,9 @@ class Explainer:
         if isinstance(trace, FoldedTrace):
             probe.gradients()  # tells whether the tokens are dead, and the layer is to move
         cam, status = probed_maps(
-            probe, self.method, guided=self.guided, finite_inputs=finite & scored.finite
-        )
+            probe, self.method, guided=self.guided, component=self.smooth == "pca",
+            finite_inputs=finite & scored.finite,
+        )  # fmt: skip
         return Explanation(
             cam=cam,
             status=status,

@@ -29,10 +29,10 @@ def fusion_named(name: str) -> Fuse:
 def fused(parts: Sequence[Explanation], how: Fuse) -> Explanation:
     """Fuse explanations of one batch at several layers, each heatmap in [0, 1] of the input's size.
 
-    A mean counts layers alike; a product keeps what all of them show (Domeniconi 2026, RefineCAM).
-    The map has the input's size; the cost is that of all. An item is as `nonfinite` as any of its
-    parts; else it is `ok` where its fused map says something, and as poor as the first poor part
-    where not. Raises InputError where the layers' grids have different ranks.
+    A mean counts layers alike; a product keeps what all of them show (Domeniconi 2026, RefineCAM,
+    arXiv:2605.14641). The map has the input's size; the cost is that of all. An item is as
+    `nonfinite` as any of its parts; else it is `ok` where its fused map says something, and as poor
+    as the first poor part where not. Raises InputError where the layers' grids differ in rank.
     """
     sizes = {part.size for part in parts}
     if len(sizes) > 1:

@@ -42,6 +42,18 @@ class ImageInput:
         """What the model calls it."""
         return self._place[2]
 
+    def check_resizable(self) -> None:
+        """Raise InputError where the model takes images of one size only."""
+        key, last, name = self._place
+        spec = _spec(self._specs, key)
+        size = () if spec is None else spec.shape[1:-1] if last else spec.shape[2:]
+        if any(extent is not None for extent in size):
+            raise InputError(
+                f"smooth='scales' was asked for, and input {name!r} has the fixed size "
+                f"{'x'.join('?' if n is None else str(n) for n in size)}: take smooth='flip' or "
+                "'noise', or a model that takes any size"
+            )
+
     @cached_property
     def array(self) -> Array:
         """Its content, (N, channels, *size) float32."""

@@ -1,9 +1,9 @@
 """A batch under explanation, for methods that run its model again; implements `cam.Probe`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil
 
 import numpy as np
@@ -63,6 +63,11 @@ class Score:
         variants = len(logits[self.output]) // len(targets)
         scores: Scores = self.score(targets * variants, logits, resolve=False).scores
         return scores.reshape(variants, len(targets))
+
+    def each(self, logits: Mapping[str, Array]) -> Scores:
+        """Return (variants, N, classes) logits of a batch that holds every variant of all items."""
+        found = class_scores(logits[self.output], self.output)
+        return found.reshape(-1, len(self.targets), found.shape[-1])
 
     def cotangents(self, trace: Trace) -> Mapping[str, Array]:
         """Return the scores' derivatives with respect to the logits of another run."""
@@ -171,22 +176,34 @@ class ModelProbe:
         return np.concatenate(rows)
 
     def replayed_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
-        """Return the scores of variants of the activations, (count, N).
+        """Return the scores of variants of the activations, (count, N)."""
+        return self._replayed(count, make, partial(self._score.of, probability=probability))
 
-        A replay has the batch of its run, so that the model is first run on as many copies.
+    def replayed_logits(self, count: int, make: Make) -> Scores:
+        """Return the logits of variants of the activations, (count, N, classes)."""
+        return self._replayed(count, make, self._score.each)
+
+    def _replayed(self, count: int, make: Make, read: Callable[..., Scores]) -> Scores:
+        """Return what is read of each variant's logits, (count, ...).
+
+        A replay has the batch of its run: for several at once, the model is first run on as many
+        copies of the items.
         """
         groups = self._groups(count)
         copies = len(groups[0])
         rows = []
-        self.passes += copies
-        with self._traced(self._image.repeated(copies)) as trace:
+        with ExitStack() as stack:
+            trace = self._trace
+            if copies > 1:
+                self.passes += copies
+                trace = stack.enter_context(self._traced(self._image.repeated(copies)))
             for numbers in groups:
                 made = make(numbers)
                 fill = [made[-1:]] * (copies - len(numbers))
                 whole = np.concatenate([made, *fill]) if fill else made
                 self.passes += copies
                 logits = trace.replay(self._layer, whole.reshape(-1, *whole.shape[2:]))
-                rows.append(self._score.of(logits, probability=probability)[: len(numbers)])
+                rows.append(read(logits)[: len(numbers)])
         return np.concatenate(rows)
 
     def _groups(self, count: int) -> list[range]:

@@ -1,4 +1,7 @@
-"""Maps averaged over changed inputs."""
+"""Maps averaged over changed inputs.
+
+"pca" changes no input: there the method itself takes a component, see `cam.raw_maps`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,10 +15,12 @@ from gradcam_multi.explanation import Explanation
 from gradcam_multi.fusion import fused
 from gradcam_multi.image_input import ImageInput
 from gradcam_multi.probing import Settings
+from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array, Inputs
 
-Smooth = Literal["flip", "noise"]
+Smooth = Literal["flip", "noise", "scales", "pca"]
 NOISY_COPIES = 8
+SCALES = (0.75, 1.25)  # of each extent, besides the input as it is
 Maps = Callable[[Inputs, Sequence[Any]], list[Explanation]]
 
 
@@ -40,20 +45,30 @@ def smoothed(
 
     "flip" adds the input mirrored along its last axis, the heatmap mirrored back; "noise" adds
     copies with normal noise of 15 per cent of each item's range of values, 8 or as many as
-    `settings` say. `maps` explains other inputs; the targets are those of the plain explanation.
-    Scores and outputs stay its own; the map has the input's size.
+    `settings` say; "scales" adds the input resized to 3/4 and 5/4, the map resized back. `maps`
+    explains other inputs; the targets are those of the plain explanation. Scores and outputs stay
+    its own; the map has the input's size. Raises InputError for scales where the model takes one
+    size only.
     """
+    if how == "scales":
+        image.check_resizable()
     parts = [plain]
-    for changed, mirrored in _variants(image.array, how, settings):
+    for changed in _variants(image.array, how, settings):
         (part,) = maps(image.replaced(changed), [list(plain.targets)])
-        parts.append(replace(part, cam=np.flip(part.cam, -1)) if mirrored else part)
+        cam = np.flip(part.cam, -1) if how == "flip" else part.cam
+        parts.append(replace(part, cam=cam, size=plain.size))
     return replace(fused(parts, "mean"), layer=plain.layer)
 
 
-def _variants(image: Array, how: Smooth, settings: Settings) -> Iterator[tuple[Array, bool]]:
-    """Changed images, and whether each is mirrored."""
+def _variants(image: Array, how: Smooth, settings: Settings) -> Iterator[Array]:
+    """Changed images, (N, channels, *size)."""
     if how == "flip":
-        yield np.flip(image, -1), True
+        yield np.flip(image, -1)
+    elif how == "scales":
+        channels, size = image.shape[1], image.shape[2:]
+        for scale in SCALES:
+            other = tuple(max(1, round(extent * scale)) for extent in size)
+            resized = resize(image.reshape(-1, *size), other)
+            yield resized.reshape(-1, channels, *other)
     else:
-        for noisy in noisy_images(image, settings.samples or NOISY_COPIES, settings.seed):
-            yield noisy, False
+        yield from noisy_images(image, settings.samples or NOISY_COPIES, settings.seed)

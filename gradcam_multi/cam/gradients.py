@@ -1,7 +1,8 @@
-"""Methods of activations A and gradients g = dS/dA: functions of arrays, before ReLU and resizing.
+"""Methods of activations A and gradients g = dS/dA: what each weighs the channels by.
 
 A and g are `(N, C, P)` float32, P the cells of the grid in C order; each function returns the
-signed map `(N, P)`. Notation: r(x) = max(x, 0); k runs over channels.
+weights of the channels, `(N, C)`, or of their cells, `(N, C, P)`. The signed map is the sum over
+channels of weight times A. Notation: r(x) = max(x, 0); k runs over channels.
 """
 
 import numpy as np
@@ -13,23 +14,34 @@ Vectors = NDArray[np.float64]
 
 
 def weighted(weights: NDArray[np.floating], activations: Array) -> Array:
-    """Sum of channels, each times its weight: (N, C), (N, C, P) -> (N, P)."""
-    out: Array = np.matmul(weights[:, None, :].astype(np.float32, copy=False), activations)[:, 0]
+    """Sum of channels (N, C, P), each times its weight (N, C) or weights (N, C, P); (N, P)."""
+    narrow = weights.astype(np.float32, copy=False)
+    if weights.ndim == 3:
+        cellwise: Array = np.einsum("ncp,ncp->np", narrow, activations)
+        return cellwise
+    out: Array = np.matmul(narrow[:, None, :], activations)[:, 0]
     return out
 
 
-def _total(values: Array) -> Array:
+def weighted_terms(weights: NDArray[np.floating], activations: Array) -> Vectors:
+    """Return the terms of that sum, (N, C, P) float64."""
+    wide = weights.astype(np.float64)
+    return (wide if weights.ndim == 3 else wide[..., None]) * activations
+
+
+def _total(values: Array) -> Vectors:
     """Sum over space, (N, C, P) -> (N, C), in float64: signed terms may cancel."""
-    total: Array = values.sum(-1, dtype=np.float64)
+    total: Vectors = values.sum(-1, dtype=np.float64)
     return total
 
 
-def gradcam(activations: Array, gradients: Array) -> Array:
+def gradcam(_: Array, gradients: Array) -> Vectors:
     """Weigh each channel by its mean gradient (Selvaraju 2017, equations 1 and 2)."""
-    return weighted(gradients.mean(-1, dtype=np.float64), activations)
+    mean: Vectors = gradients.mean(-1, dtype=np.float64)
+    return mean
 
 
-def gradcam_plus_plus(activations: Array, gradients: Array) -> Array:
+def gradcam_plus_plus(activations: Array, gradients: Array) -> Vectors:
     """Weigh each channel by its positive gradients, each times alpha (Chattopadhyay 2018, eq. 19).
 
     alpha = g^2 / (2 g^2 + g^3 sum(A_k)), zero where g is zero. It is not homogeneous in g, so g is
@@ -43,10 +55,11 @@ def gradcam_plus_plus(activations: Array, gradients: Array) -> Array:
     alpha_times_gradient = np.divide(
         positive, denominator, out=np.zeros_like(unit), where=denominator != 0
     )
-    return weighted(alpha_times_gradient.sum(-1) * scale[..., 0], activations)
+    weights: Vectors = alpha_times_gradient.sum(-1) * scale[..., 0]
+    return weights
 
 
-def gradcam_plus_plus_official(activations: Array, gradients: Array) -> Array:
+def gradcam_plus_plus_official(activations: Array, gradients: Array) -> Vectors:
     """Like `gradcam_plus_plus`, each channel's alphas divided by their sum over r(g) != 0.
 
     So the authors' program does (Chattopadhyay 2018), which their equation 19 leaves out. Where
@@ -59,7 +72,8 @@ def gradcam_plus_plus_official(activations: Array, gradients: Array) -> Array:
     )
     total = alpha.sum(-1, keepdims=True)
     alpha = np.divide(alpha, total, out=alpha, where=total != 0)
-    return weighted((alpha * np.maximum(unit, 0)).sum(-1) * scale[..., 0], activations)
+    weights: Vectors = (alpha * np.maximum(unit, 0)).sum(-1) * scale[..., 0]
+    return weights
 
 
 def _in_own_unit(gradients: Array) -> tuple[Vectors, Vectors]:
@@ -68,29 +82,28 @@ def _in_own_unit(gradients: Array) -> tuple[Vectors, Vectors]:
     return np.divide(gradients, scale, out=np.zeros(gradients.shape), where=scale > 0), scale
 
 
-def hirescam(activations: Array, gradients: Array) -> Array:
-    """Multiply cell by cell, then sum over channels (Draelos 2020)."""
-    out: Array = np.einsum("ncp,ncp->np", gradients, activations)
-    return out
+def hirescam(_: Array, gradients: Array) -> Array:
+    """Weigh each cell by its own gradient (Draelos 2020)."""
+    return gradients
 
 
-def layercam(activations: Array, gradients: Array) -> Array:
+def layercam(_: Array, gradients: Array) -> Array:
     """Weigh each cell by its own positive gradient (Jiang 2021)."""
-    return hirescam(activations, np.maximum(gradients, 0))
+    positive: Array = np.maximum(gradients, 0)
+    return positive
 
 
-def xgradcam(activations: Array, gradients: Array) -> Array:
+def xgradcam(activations: Array, gradients: Array) -> Vectors:
     """Weigh each channel by its gradients averaged with its activations as weights (Fu 2020).
 
     A channel whose activations sum to zero has no weight.
     """
     total = _total(activations)
     product = np.einsum("ncp,ncp->nc", gradients, activations, dtype=np.float64)
-    weights = np.divide(product, total, out=np.zeros_like(total), where=total != 0)
-    return weighted(weights, activations)
+    weights: Vectors = np.divide(product, total, out=np.zeros_like(total), where=total != 0)
+    return weights
 
 
 def elementwise(activations: Array, gradients: Array) -> Array:
-    """Sum what is positive of gradient times activation, cell by cell."""
-    out: Array = np.maximum(gradients * activations, 0).sum(1)
-    return out
+    """Weigh each cell by its gradient where that speaks for the target: sum_k r(g_k A_k)."""
+    return np.where((gradients > 0) == (activations > 0), gradients, np.float32(0))

@@ -1,8 +1,9 @@
 """Methods that run the model again: with masked inputs, noisy inputs, or changed activations.
 
-Each is a function of a `Probe` and returns the signed map `(N, *grid)`, or `(N, *size)` where it
-is made in the input. Random numbers come from NumPy, one draw for all items of a batch: a map is
-then the same whatever items stand beside it, and in every framework.
+Each is a function of a `Probe` and returns the weights of the channels `(N, C)`; `reciprocam` and
+`rise` return the map itself, `(N, *grid)`, or `(N, *size)` where it is made in the input. Random
+numbers come from NumPy, one draw for all items of a batch: a map is then the same whatever items
+stand beside it, and in every framework.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,6 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcam_multi.cam.gradients import weighted
 from gradcam_multi.cam.probe import Probe, Scores
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
@@ -25,16 +25,16 @@ FINER_CLASSES, FINER_ALPHA = 3, 1.0  # pytorch-grad-cam's
 _EQUAL = 8 * np.finfo(np.float32).eps
 
 
-def scorecam(probe: Probe) -> Array:
+def scorecam(probe: Probe) -> Scores:
     """Weigh each channel by the class's probability where its own map masks the input (Wang 2020).
 
     The mask is A_k resized to the input and min-max scaled; a constant channel has no weight. What
     is masked becomes 0, in the unit of the preprocessed input.
     """
-    return _combined(probe, _masked_scores(probe, probability=True))
+    return _of_varied(probe, _masked_scores(probe, probability=True))
 
 
-def scorecam_softmax(probe: Probe) -> Array:
+def scorecam_softmax(probe: Probe) -> Scores:
     """Like `scorecam`, but weigh by the softmax over channels of the targets' own scores.
 
     So pytorch-grad-cam and torch-cam read the method; the softmax leaves constant channels out.
@@ -44,10 +44,10 @@ def scorecam_softmax(probe: Probe) -> Array:
     highest = scores.max(1, keepdims=True)
     weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0))
     total = weights.sum(1, keepdims=True)
-    return _combined(probe, np.divide(weights, total, out=weights, where=total > 0))
+    return _of_varied(probe, np.divide(weights, total, out=weights, where=total > 0))
 
 
-def sscam(probe: Probe) -> Array:
+def sscam(probe: Probe) -> Scores:
     """Like `scorecam`, each probability a mean over masks with normal noise (Wang 2020, SS-CAM)."""
     samples = probe.samples or SSCAM_SAMPLES
     shape = probe.image.shape[2:]
@@ -56,17 +56,17 @@ def sscam(probe: Probe) -> Array:
         rng = np.random.default_rng([probe.seed, sample])
         return mask + rng.normal(0, SSCAM_NOISE, shape).astype(np.float32)
 
-    return _combined(probe, _masked_scores(probe, samples=samples, change=noisy))
+    return _of_varied(probe, _masked_scores(probe, samples=samples, change=noisy))
 
 
-def iscam(probe: Probe) -> Array:
+def iscam(probe: Probe) -> Scores:
     """Like `scorecam`, each probability a mean over the mask times 1/n, 2/n ... 1 (Naidu 2020)."""
     steps = probe.samples or ISCAM_STEPS
 
     def scaled(mask: Array, sample: int) -> Array:
         return mask * np.float32((sample + 1) / steps)
 
-    return _combined(probe, _masked_scores(probe, samples=steps, change=scaled))
+    return _of_varied(probe, _masked_scores(probe, samples=steps, change=scaled))
 
 
 def _masked_scores(
@@ -108,19 +108,12 @@ def _constant(activations: Array) -> NDArray[np.bool_]:
     return constant
 
 
-def _combined(probe: Probe, weights: Scores) -> Array:
-    """Sum of channels, each times its weight (N, C); constant channels left out."""
-    activations = probe.activations
-    return _summed(activations, np.where(_constant(activations), 0, weights))
+def _of_varied(probe: Probe, weights: Scores) -> Scores:
+    """Weights (N, C), those of constant channels zero."""
+    return np.where(_constant(probe.activations), 0.0, weights)
 
 
-def _summed(activations: Array, weights: Scores) -> Array:
-    """Sum of channels (N, C, *grid), each times its weight (N, C)."""
-    out = weighted(weights, activations.reshape(*activations.shape[:2], -1))
-    return out.reshape(len(out), *activations.shape[2:])
-
-
-def ablationcam(probe: Probe) -> Array:
+def ablationcam(probe: Probe) -> Scores:
     """Weigh each channel by what the score loses without it (Desai 2020).
 
     w_k = S - S_k, S_k the score with A_k set to zero. The paper divides by S, which changes no
@@ -140,7 +133,8 @@ def ablationcam(probe: Probe) -> Array:
     whole, without = scores[0], scores[1:]
     lost = whole - without
     lost[np.abs(lost) <= _EQUAL * np.maximum(np.abs(whole), np.abs(without))] = 0
-    return _summed(activations, lost.T)
+    weights: Scores = lost.T
+    return weights
 
 
 def reciprocam(probe: Probe) -> Array:
@@ -172,7 +166,7 @@ def _window(cell: Sequence[int], grid: Sequence[int]) -> Array:
     return window
 
 
-def smooth_gradcam_plus_plus(probe: Probe) -> Array:
+def smooth_gradcam_plus_plus(probe: Probe) -> Scores:
     """Grad-CAM++ of the means of g, g^2 and g^3 over noisy copies of the input (Omeiza 2019).
 
     The noise is normal, its deviation 15 per cent of each item's range of values. A is that of the
@@ -193,8 +187,8 @@ def smooth_gradcam_plus_plus(probe: Probe) -> Array:
     ]
     denominator = 2 * units[1] + units[2] * flat.sum(-1, dtype=np.float64, keepdims=True)
     alpha = np.divide(units[1], denominator, out=np.zeros(flat.shape), where=denominator != 0)
-    weights = (alpha * np.maximum(units[0], 0)).sum(-1) * scale[..., 0]
-    return _summed(activations, weights)
+    weights: Scores = (alpha * np.maximum(units[0], 0)).sum(-1) * scale[..., 0]
+    return weights
 
 
 def noisy_images(image: Array, samples: int, seed: int) -> Iterator[Array]:
@@ -235,15 +229,14 @@ def rise(probe: Probe) -> Array:
     return mean
 
 
-def randomcam(probe: Probe) -> Array:
+def randomcam(probe: Probe) -> Scores:
     """Weigh each channel by a uniform random number in [-1, 1): a baseline, no explanation."""
     activations = probe.activations
     rng = np.random.default_rng(probe.seed)
-    weights = np.tile(rng.uniform(-1, 1, activations.shape[1]), (len(activations), 1))
-    return _summed(activations, weights)
+    return np.tile(rng.uniform(-1, 1, activations.shape[1]), (len(activations), 1))
 
 
-def finercam(probe: Probe) -> Array:
+def finercam(probe: Probe) -> Scores:
     """Grad-CAM of how far a class's score exceeds those of the most similar ones (Zhang 2025).
 
     They are the three whose logits are nearest, weighted by the softmax of all logits. Raises
@@ -259,5 +252,5 @@ def finercam(probe: Probe) -> Array:
         row[chosen] = 1
         row[similar] = -FINER_ALPHA * share / share.sum()
     gradients = probe.pulled(cotangents)
-    weights = gradients.reshape(*gradients.shape[:2], -1).mean(-1, dtype=np.float64)
-    return _summed(probe.activations, weights)
+    weights: Scores = gradients.reshape(*gradients.shape[:2], -1).mean(-1, dtype=np.float64)
+    return weights

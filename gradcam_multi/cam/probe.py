@@ -58,3 +58,6 @@ class Probe(Protocol):
 
     def replayed_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
         """Run on from the layer with `count` variants of the activations; like `image_scores`."""
+
+    def replayed_logits(self, count: int, make: Make) -> Scores:
+        """Run on from the layer likewise; return the logits, (count, N, classes)."""

@@ -82,7 +82,7 @@ class Picture:
 @click.option(
     "--smooth",
     type=click.Choice(get_args(Smooth)),
-    help="Average over the mirrored picture, or noisy ones.",
+    help="Average over mirrored, noisy or resized pictures; or take a component (pca).",
 )
 @grid_option
 @method_option

@@ -13,6 +13,7 @@ from gradcam_multi.errors import GradcamError
 
 COMMANDS = {
     "compare": "Show whether models still look at the same place; for CI.",
+    "concepts": "Show what a layer sees in pictures, whatever the class.",
     "demo": "Explain two small networks, one of which cheats, and show how to tell.",
     "doctor": "Say what a model is, and whether and how it can be explained.",
     "evaluate": "Measure which method explains a model best.",

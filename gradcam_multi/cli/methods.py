@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
     C is the layer's number of channels, P its number of cells; --samples sets n.
     """
     if as_json:
-        keys = ("name", "formula", "paper", "needs", "cost", "unit_free")
+        keys = ("name", "formula", "paper", "needs", "cost", "unit_free", "only_for")
         rows = [{key: getattr(method, key) for key in keys} for method in METHODS.values()]
         click.echo(json.dumps(rows, indent=2))
         return

@@ -18,7 +18,7 @@ ORDER = [
     "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo", "hooks",
     "geometry", "preprocess", "overlay", "plugins", "panel", "picture_input",
     "explanation", "notices", "fusion", "probing", "smoothing",
-    "explainer", "verification", "export", "gallery",
+    "explainer", "concepts", "verification", "export", "gallery",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
     "diagnosis", "doctor", "metrics",
     "testing", "cli", "__main__",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cam_references import OF_ACTIVATIONS, OF_PROBES, slow_eigengradcam
+from cam_references import OF_ACTIVATIONS, OF_AFFINE, OF_PROBES, principal, slow_eigengradcam
 
 from gradcam_multi.cam import GRADIENT_METHODS, METHODS, method_named, raw_maps, rescale
 from gradcam_multi.errors import MethodError
@@ -122,7 +122,7 @@ def tensors(grid, count=3, channels=6, seed=0):
 
 def test_every_method_has_a_reference():
     assert set(REFERENCES) == set(GRADIENT_METHODS)
-    known = {**REFERENCES, **OF_ACTIVATIONS, **OF_PROBES}
+    known = {**REFERENCES, **OF_ACTIVATIONS, **OF_PROBES, **OF_AFFINE}
     assert set(known) == set(METHODS)
 
 
@@ -143,6 +143,7 @@ def test_every_method_is_of_one_kind_and_needs_what_that_kind_needs():
         assert sum(kind is not None for kind in kinds) == 1, method.name
         assert ("gradients" in method.needs) == (method.combine is not None) or method.probe
         assert (method.needs == ()) == (method.project is not None or method.name == "random-cam")
+        assert method.weigh is None or method.project is None
         assert (method.cost == "1") == {"inputs", "replays"}.isdisjoint(method.needs)
 
 
@@ -260,6 +261,75 @@ def test_rescale_spans_zero_to_one_and_invents_no_contrast():
     assert not out[1].any()
     assert out[2].min() == 0
     assert out[2].max() == pytest.approx(1)
+
+
+WEIGHED = [name for name in GRADIENT_METHODS if METHODS[name].weigh]
+SLOW_TERMS = {
+    "gradcam": lambda a, g: [g[k].mean() * a[k] for k in range(len(a))],
+    "gradcam-elementwise": lambda a, g: np.maximum(a * g, 0),
+    "hirescam": lambda a, g: a * g,
+    "layercam": lambda a, g: a * np.maximum(g, 0),
+    "xgradcam": lambda a, g: [
+        (g[k] * a[k]).sum() / a[k].sum() * a[k] if a[k].any() else a[k] for k in range(len(a))
+    ],
+}
+
+
+@pytest.mark.parametrize("channels", [6, 60])  # either Gram matrix
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("name", SLOW_TERMS)
+def test_the_component_of_weighted_channels(name, grid, channels):
+    a, g = tensors(grid, channels=channels)
+    maps, status = raw_maps(a, g, METHODS[name], component=True)
+    assert status == ("ok",) * 3
+    for item, activations, gradients in zip(maps, a.astype(float), g.astype(float), strict=True):
+        terms = np.array(SLOW_TERMS[name](activations, gradients))
+        expected = np.maximum(principal(terms), 0)
+        np.testing.assert_allclose(item, expected, rtol=0, atol=TOLERANCE * expected.max())
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_weighted_channels_sum_up_to_the_map_and_their_component_has_its_sign(name):
+    a, g = tensors((5, 7))
+    method = METHODS[name]
+    weights = method.weigh(a.reshape(3, 6, -1), g.reshape(3, 6, -1)).reshape(3, 6, -1)
+    total = np.maximum((weights * a.reshape(3, 6, -1)).sum(1), 0).reshape(3, 5, 7)
+    plain, _ = raw_maps(a, g, method)
+    np.testing.assert_allclose(plain, total, rtol=0, atol=TOLERANCE * total.max())
+    component, _ = raw_maps(a, g, method, component=True)
+    for one, other in zip(plain, component, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e20])
+@pytest.mark.parametrize("name", WEIGHED)
+def test_scaling_the_gradient_changes_no_component(name, scale):
+    a, g = tensors((5, 7))
+    expected, _ = raw_maps(a, g, METHODS[name], component=True)
+    large = (g.astype(float) * scale).astype(np.float32)
+    scaled, status = raw_maps(a, large, METHODS[name], component=True)
+    assert status == ("ok",) * 3
+    np.testing.assert_allclose(rescale(scaled), rescale(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_the_component_of_broken_tensors_is_never_nan(name):
+    a, g = tensors((5, 7), count=5)
+    a[1] = np.nan
+    g[2, 0, 0] = np.inf
+    g[3] = 0
+    a[4] = g[4] = 1
+    maps, status = raw_maps(a, g, METHODS[name], component=True)
+    assert np.isfinite(maps).all()
+    assert status == ("ok", "nonfinite", "nonfinite", "zero_gradient", "constant")
+    assert not rescale(maps)[1:].any()
+
+
+def test_methods_without_weights_have_no_component():
+    a, g = tensors((5, 7))
+    for name in ("eigengradcam", "fem"):
+        with pytest.raises(MethodError, match=rf"'pca' .* method '{name}', .* one of gradcam, "):
+            raw_maps(a, g, METHODS[name], component=True)
 
 
 def test_unknown_method_names_the_known_ones():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cam_references import OF_PROBES, Item
+from cam_references import OF_AFFINE, OF_PROBES, Item
 from numpy_adapter import NumpyTrace
 
 import gradcam_multi as gm
@@ -186,12 +186,12 @@ def end_to_end(name, count=3, **settings):
 
 
 @pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # some items have no evidence
-@pytest.mark.parametrize("name", OF_PROBES)
+@pytest.mark.parametrize("name", [*OF_PROBES, *OF_AFFINE])
 def test_the_core_makes_the_reference_s_map(name):
     explanation, items, layer = end_to_end(name)
     assert "ok" in explanation.status
     for item, found, map_ in zip(items, explanation.status, explanation.cam, strict=True):
-        expected = OF_PROBES[name](item)
+        expected = {**OF_PROBES, **OF_AFFINE}[name](item)
         scale = np.abs(expected).max()
         assert (found == "all_negative") == (scale == 0)
         # The adapter rounds each run's logits to float32, and weights may be their differences.
@@ -201,7 +201,7 @@ def test_the_core_makes_the_reference_s_map(name):
 
 
 @pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # some items have no evidence
-@pytest.mark.parametrize("name", OF_PROBES)
+@pytest.mark.parametrize("name", [*OF_PROBES, *OF_AFFINE])
 def test_a_batch_is_its_items_whatever_the_batch_size(name):
     whole, _, _ = end_to_end(name)
     for size in (1, 2, 7):
@@ -238,6 +238,7 @@ COSTS = {
     "ss-cam": (1 + 8 * SAMPLES, 1 + 8 * SAMPLES), "is-cam": (1 + 8 * SAMPLES, 1 + 8 * SAMPLES),
     "smoothgradcam++": (1 + SAMPLES, 1 + SAMPLES), "rise": (1 + SAMPLES, 1 + SAMPLES),
     # 9 and 64 variants from the layer on, three at a time, and three copies to start from.
+    "cam": (1 + 3, 1), "shapley-cam": (1 + 6, 1),
     "ablationcam": (1 + 3 + 9, 1 + 3), "recipro-cam": (1 + 3 + 66, 1 + 3),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from click.testing import CliRunner
 from PIL import Image
 
-from gradcam_multi import METHODS, Explainer, Preprocess, load_image
+from gradcam_multi import METHODS, Explainer, Preprocess, concepts, load_image
 from gradcam_multi.cli import main
 from gradcam_multi.demo import load_examples, load_network
 from gradcam_multi.plugins import installed
@@ -106,6 +106,35 @@ def test_several_layers_are_fused_and_maps_smoothed(folder):
         ]
     )
     np.testing.assert_allclose(record["explanations"][0]["cam"], expected.cam[0], rtol=1e-6)
+
+
+def test_concepts_of_several_pictures(folder):
+    photos = [folder / "photos" / f"{index}.png" for index in range(3)]
+    asked = (
+        "concepts", folder / "sound.onnx", *photos, "--preprocess", "unit", "--number", 3,
+        "--labels", folder / "labels.txt", "-o", folder / "found" / "concepts.png",
+    )  # fmt: skip
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    images = [load_image(photo) for photo in photos]
+    inputs = np.stack([Preprocess.named("unit").apply(i, size=(96, 96))[0] for i in images])
+    labels = load_network("sound").classes
+    expected = concepts(folder / "sound.onnx", inputs, 3, labels=labels)
+    assert record["explained"] == pytest.approx(expected.explained, rel=1e-6)
+    for k, entry in enumerate(record["concepts"]):
+        assert [each["label"] for each in entry["classes"]] == [n for n, _ in expected.classes(k)]
+    with Image.open(record["picture"]) as drawn:
+        whole = expected.to_pil(
+            images, [Preprocess.named("unit").apply(i, size=(96, 96))[1] for i in images]
+        )
+        assert drawn.size == whole.size
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(whole))
+    lines = run(*asked).stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith("3 concepts of 3 pictures in")
+    assert "99 concepts were asked for" in one_line(run(*asked, "--number", 99))
+    assert "give another --output" in one_line(run(*asked, "-o", folder / "concepts.xyz"))
 
 
 def test_json_holds_the_map_of_the_api(folder):

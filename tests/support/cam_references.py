@@ -241,6 +241,42 @@ def slow_finer(item):
     return relu(weighted_sum(item.a, [sum(g[k].ravel()) / g[k].size for k in range(len(g))]))
 
 
+def slow_cam(item):
+    """The dense layer's weights: what the score gains when a channel's mean grows by one."""
+    blank = np.zeros_like(item.a)
+    weights = []
+    for k in range(len(item.a)):
+        one = blank.copy()
+        one[k] = 1
+        gain = item.layer_logits(one) - item.layer_logits(blank)
+        weights.append(gain[item.chosen])
+    return weighted_sum(item.a, weights)
+
+
+def slow_shapley(item):
+    """Gradient and Hessian of the score z_c + log p_c by central differences, channel by channel.
+
+    The mean over space of a derivative is that along the channel's indicator, over its cells.
+    """
+    step = 1e-3
+
+    def score(a):
+        logits = item.layer_logits(a).astype(float)
+        return logits[item.chosen] + np.log(item.probability(logits))
+
+    weights = []
+    for k in range(len(item.a)):
+        along = np.zeros_like(item.a)
+        along[k] = 1
+
+        def slope(a, along=along):
+            return (score(a + step * along) - score(a - step * along)) / (2 * step)
+
+        curved = (slope(item.a * (1 + step)) - slope(item.a * (1 - step))) / (2 * step)
+        weights.append((slope(item.a) - curved / 2) / item.a[k].size)
+    return relu(weighted_sum(item.a, weights))
+
+
 OF_ACTIVATIONS = {"eigencam": slow_eigencam, "kpca-cam": slow_kpca, "fem": slow_fem}
 OF_PROBES = {
     "ablationcam": slow_ablation,
@@ -254,3 +290,5 @@ OF_PROBES = {
     "smoothgradcam++": slow_smooth_plus_plus,
     "ss-cam": slow_sscam,
 }
+# Of networks that are affine behind the layer alone.
+OF_AFFINE = {"cam": slow_cam, "shapley-cam": slow_shapley}
