@@ -19,7 +19,7 @@ ORDER = [
     "geometry", "preprocess", "overlay", "plugins", "panel", "picture_input",
     "explanation", "explainer", "verification", "export", "gallery",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
-    "diagnosis", "doctor", "metrics",
+    "diagnosis", "doctor", "metrics", "audit",
     "testing", "cli", "__main__",
 ]  # fmt: skip
 # Behind a function or for types only, where a name is needed without making an arrow.
