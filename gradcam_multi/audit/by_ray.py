@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from gradcam_multi.audit.examiner import Examiner
 from gradcam_multi.audit.items import Item
@@ -113,19 +114,20 @@ class RowActor:
 
     def __call__(self, batch: dict[str, Any]) -> Any:
         """Return a table with a row for each of a batch."""
-        names = list(batch)
-        read = read_of("the Ray Dataset", names, self.columns)
-        count = len(batch[read.image])
+        read = read_of("the Ray Dataset", list(batch), self.columns)
+        pictures = batch[read.image]
         items = []
-        for row in range(count):
-            known = known_of(
-                {name: _plain(batch[name][row]) for name in read.known}, read, f"row {row}"
+        for row, picture in enumerate(pictures):
+            known = known_of({name: _plain(batch[name][row]) for name in read.known}, read, "a row")
+            path = batch["path"][row] if "path" in batch else picture
+            items.append(
+                Item(path if isinstance(path, str) else "", picture, known["label"], known["box"])
             )
-            value = batch[read.image][row]
-            path = value if isinstance(value, str) else f"row {row}"
-            path = str(batch["path"][row]) if "path" in batch else path
-            items.append(Item(path, value, known["label"], known["box"]))
-        return self.examiner.examine(self.examiner.decode(items), 0)
+        table = self.examiner.examine(self.examiner.decode(items), 0).drop_columns(["index"])
+        for name, values in batch.items():
+            if name not in (*table.column_names, read.image, *read.box) and values.ndim == 1:
+                table = table.append_column(name, pa.array(values.tolist()))
+        return table
 
 
 def _plain(value: Any) -> Any:
@@ -142,7 +144,8 @@ def examined(
 ) -> Any:
     """Return a Ray Dataset with the columns of an audit, one row for each of a Dataset's.
 
-    `index` counts within a batch; rows keep their order where Ray is told to keep it.
+    There is no `index`: rows of a Dataset have no place. Its other columns are kept where their
+    values are single.
     """
     return dataset.map_batches(
         RowActor,

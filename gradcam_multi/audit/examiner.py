@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from gradcam_multi.explanation import Explanation
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE
 from gradcam_multi.spec import Array
-from gradcam_multi.targets import TopClass
+from gradcam_multi.targets import Binary, TopClass
 
 
 def cores() -> int:
@@ -52,7 +53,12 @@ class Examiner:
                 "an audit is of pictures; name a layer with such a grid"
             )
         self.grid: Grid = (first.cam.shape[1], first.cam.shape[2])
-        self.reader = Reader(settings.labels, self.grid)
+        one = first.outputs[0].size == 1
+        asked = settings.target is None and len(settings.labels or ()) == 2
+        if one and asked:
+            self.settings = settings = replace(settings, target=Binary())
+        yes_or_no = one and isinstance(settings.target, Binary)
+        self.reader = Reader(settings.labels, self.grid, yes_or_no=yes_or_no)
         self.schema = schema_of(self.grid, settings.top)
         logits = self.reader.scores(first)
         self.classes = logits.shape[1]

@@ -67,34 +67,44 @@ def box_shares(cam: Array, size: tuple[int, int], boxes: Sequence[Rectangle | No
     NaN without evidence, without a box, and for one that holds no pixel's centre.
     """
     found = np.full(len(cam), np.nan)
-    for row, box in enumerate(boxes):
-        if box is None:
-            continue
-        rows, columns = (
-            _inside(n, pixels, box[axis], box[axis + 2])
-            for axis, (n, pixels) in enumerate(zip(cam.shape[1:], size, strict=True))
-        )
-        if not rows.any() or not columns.any():
-            continue
-        evidence = np.maximum(cam[row : row + 1], 0, dtype=np.float64)
-        part = np.einsum("nhw,h,w->n", evidence, rows, columns)
-        found[row] = _share(part, _sums(evidence, size, (0, 0, 1, 1)))[0]
+    rows = np.array([row for row, box in enumerate(boxes) if box is not None], np.intp)
+    if not len(rows):
+        return found
+    asked = np.array([boxes[row] for row in rows], np.float64)
+    evidence = np.maximum(cam[rows], 0, dtype=np.float64)
+    down = _inside(cam.shape[1], size[0], asked[:, 0], asked[:, 2])
+    across = _inside(cam.shape[2], size[1], asked[:, 1], asked[:, 3])
+    part = np.einsum("nhw,nh,nw->n", evidence, down, across)
+    share = _share(part, _sums(evidence, size, (0, 0, 1, 1)))
+    found[rows] = np.where(down.any(1) & across.any(1), share, np.nan)
     return found
 
 
-def _inside(cells: int, pixels: int, low: float, high: float) -> Vector:
-    """(cells,) how much of each cell the pixels with their centre between two shares sum to."""
+def _inside(cells: int, pixels: int, low: Vector, high: Vector) -> Vector:
+    """(N, cells) what the pixels with their centre between two shares of the side sum to."""
     centre = (np.arange(pixels) + 0.5) / pixels
-    chosen = (centre > low) & (centre < high)
-    weights: Vector = interpolation_matrix(cells, pixels)[chosen].sum(0, dtype=np.float64)
+    first = np.searchsorted(centre, low, side="right")
+    last = np.maximum(np.searchsorted(centre, high, side="left"), first)
+    total = _cumulated(cells, pixels)
+    weights: Vector = total[last] - total[first]
     return weights
+
+
+@lru_cache(maxsize=64)
+def _cumulated(cells: int, pixels: int) -> Vector:
+    """(pixels + 1, cells) the weights of the cells in the sum of the first pixels."""
+    matrix = interpolation_matrix(cells, pixels).astype(np.float64)
+    return np.concatenate([np.zeros((1, cells)), matrix.cumsum(0)])
 
 
 @lru_cache(maxsize=64)
 def _weights(grid: tuple[int, int], size: tuple[int, int], box: Rectangle) -> Vector:
     """(h, w) weights of the cells in the sum over a rectangle of pixels."""
-    rows = _inside(grid[0], size[0], box[0], box[2])
-    return np.outer(rows, _inside(grid[1], size[1], box[1], box[3]))
+    down, across = (
+        _inside(grid[axis], size[axis], *(np.array([box[axis + end]]) for end in (0, 2)))[0]
+        for axis in (0, 1)
+    )
+    return np.outer(down, across)
 
 
 def _sums(evidence: Vector, size: tuple[int, int], box: Rectangle) -> Vector:

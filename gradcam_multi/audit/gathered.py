@@ -128,7 +128,8 @@ def _add_failed(failed: list[dict[str, str]], table: Any) -> None:
 
 
 def _add_unknown(unknown: dict[str, int], table: Any) -> None:
-    both = zip(table["label"].to_pylist(), table["label_index"].to_pylist(), strict=True)
-    for label, number in both:
-        if label is not None and number is None:
+    columns = (table[name].to_pylist() for name in ("label", "label_index", "top5"))
+    for label, number, top in zip(*columns, strict=True):
+        value = top is not None and len(top) == 1  # what the model gives is no class either
+        if label is not None and number is None and not value:
             unknown[label] = unknown.get(label, 0) + 1

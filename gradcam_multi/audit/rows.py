@@ -14,22 +14,45 @@ from gradcam_multi.audit.schema import TOP, Grid, half_maps, tensor_column
 from gradcam_multi.errors import UnknownClassError
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.labels import find_label
-from gradcam_multi.targets import class_scores, probability
+from gradcam_multi.targets import Binary, class_scores, probability
 
 Columns = dict[str, Any]
 
 
 class Reader:
-    """What rows take from an explanation, and from the labels of a source."""
+    """What rows take from an explanation, and from the labels of a source.
 
-    def __init__(self, labels: Sequence[str] | None, grid: Grid) -> None:
+    `yes_or_no` is for an output of one unit whose answer is yes where its logit is above 0: class
+    1, and class 0 else.
+    """
+
+    def __init__(
+        self, labels: Sequence[str] | None, grid: Grid, *, yes_or_no: bool = False
+    ) -> None:
         self.labels = labels
         self.grid = grid
+        self.yes_or_no = yes_or_no
         self._known: dict[str, int | None] = {}
 
     def scores(self, explanation: Explanation) -> NDArray[np.float64]:
         """Return (N, classes) logits; raise TargetError where the output is no row of them."""
-        return class_scores(explanation.logits, explanation.output)
+        logits = class_scores(explanation.logits, explanation.output)
+        return np.concatenate([-logits, logits], 1) if self.yes_or_no else logits
+
+    def probabilities(self, explanation: Explanation) -> NDArray[np.float64]:
+        """Return (N, classes) probabilities: the model's own, or by softmax or sigmoid."""
+        if explanation.activation is not None:
+            p = class_scores(explanation.outputs, explanation.output)
+        else:
+            p = probability(class_scores(explanation.logits, explanation.output), None)
+        return np.concatenate([1 - p, p], 1) if self.yes_or_no else p
+
+    def target(self, target: Any) -> int | None:
+        """Return the class that a resolved target is about, None for none."""
+        if self.yes_or_no and isinstance(target, Binary):
+            return int(target.positive)
+        index: int | None = getattr(target, "index", None)
+        return index
 
     def label_index(self, label: str | None, classes: int) -> int | None:
         """Return the class that a label names, or whose index it is; None where it is no class."""
@@ -38,6 +61,8 @@ class Reader:
         if label not in self._known:
             self._known[label] = self._find(label)
         index = self._known[label]
+        if classes == 1:  # a value, not a class
+            return None
         return index if index is not None and 0 <= index < classes else None
 
     def _find(self, label: str) -> int | None:
@@ -64,9 +89,7 @@ class _Batch:
     def classes(self) -> Columns:
         """The highest classes, and whether the first is the label's."""
         logits = self.logits
-        p = class_scores(self.found.outputs, self.found.output)
-        if self.found.activation is None:
-            p = probability(logits, None)
+        p = self.reader.probabilities(self.found)
         order = np.argsort(-np.nan_to_num(logits, nan=-np.inf), axis=1, kind="stable")[:, :TOP]
         labels = [
             self.reader.label_index(each.item.label, logits.shape[1]) for each in self.pictures
@@ -76,7 +99,7 @@ class _Batch:
             "top5_scores": np.take_along_axis(logits, order, 1).tolist(),
             "top5_probabilities": np.take_along_axis(p, order, 1).tolist(),
             "correct": [
-                None if label is None or logits.shape[1] < 2 else bool(label == top)
+                None if label is None else bool(label == top)
                 for label, top in zip(labels, order[:, 0], strict=True)
             ],
         }
@@ -85,7 +108,7 @@ class _Batch:
         """What was explained, how, and what the map is worth."""
         n = len(self.found)
         return {
-            "target": list(self.found.classes),
+            "target": [self.reader.target(each) for each in self.found.targets],
             "target_name": [self.found.name(i) for i in range(n)],
             "score": self.found.scores,
             "probability": self.found.probabilities,

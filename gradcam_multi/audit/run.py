@@ -203,17 +203,16 @@ def _tables(
 
 def check_labels(examiner: Any, labels: set[str]) -> None:
     """Raise AuditError where a source has labels, and none of them is a class of the model."""
-    known = [
-        label
-        for label in labels
-        if examiner.reader.label_index(label, examiner.classes) is not None
-    ]
-    if labels and not known:
+    classes = examiner.classes
+    if not labels or classes == 1:
+        return
+    if all(examiner.reader.label_index(label, classes) is None for label in labels):
         some = ", ".join(map(repr, sorted(labels)[:3]))
-        names = "of the names given" if examiner.settings.labels else "index (no names were given)"
+        named = examiner.settings.labels is not None
         raise AuditError(
-            f"the source's labels ({some}) are none of the model's {examiner.classes} classes, "
-            f"neither index nor name: give class names with labels (--labels) {names}"
+            f"the source's labels ({some}) are neither indices of the model's {classes} classes "
+            f"nor among the class names{'' if named else ', of which none were given'}: "
+            f"{'check' if named else 'give'} labels=... (--labels)"
         )
 
 

@@ -21,6 +21,7 @@ def tar_rows(file: str) -> Iterator[Row]:
     try:
         with tarfile.open(file, "r:") as tar:
             yield from _samples(tar, os.path.abspath(file), os.path.basename(file))
+            _check_end(tar, file)
     except tarfile.TarError as error:
         raise AuditError(
             f"cannot read the tar {file!r} ({error}): it is cut short, compressed or no tar; give "
@@ -50,6 +51,15 @@ def _samples(tar: tarfile.TarFile, file: str, shard: str) -> Iterator[Row]:
             row |= _known(tar, member, extension, f"{shard}::{member.name}")
     if "path" in row:
         yield row
+
+
+def _check_end(tar: tarfile.TarFile, file: str) -> None:
+    """Raise ReadError where a tar ends without its mark, a block of zeros: tarfile lets it pass."""
+    with open(file, "rb") as stream:
+        stream.seek(tar.offset)  # type: ignore[attr-defined]
+        block = stream.read(tarfile.BLOCKSIZE)
+    if block != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no end mark")
 
 
 def _known(tar: tarfile.TarFile, member: tarfile.TarInfo, extension: str, name: str) -> Row:
