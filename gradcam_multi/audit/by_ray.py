@@ -15,7 +15,7 @@ import pyarrow as pa
 from gradcam_multi.audit.examiner import Examiner
 from gradcam_multi.audit.items import Item
 from gradcam_multi.audit.listed import Columns, Source
-from gradcam_multi.audit.schema import from_bytes, to_bytes
+from gradcam_multi.audit.schema import from_bytes, to_bytes, without_null_maps
 from gradcam_multi.audit.settings import Settings
 from gradcam_multi.audit.tables import known_of, read_of
 from gradcam_multi.errors import AuditError, GradcamError
@@ -124,6 +124,7 @@ class RowActor:
                 Item(path if isinstance(path, str) else "", picture, known["label"], known["box"])
             )
         table = self.examiner.examine(self.examiner.decode(items), 0).drop_columns(["index"])
+        table = without_null_maps(table)
         for name, values in batch.items():
             if name not in (*table.column_names, read.image, *read.box) and values.ndim == 1:
                 table = table.append_column(name, pa.array(values.tolist()))
@@ -145,7 +146,7 @@ def examined(
     """Return a Ray Dataset with the columns of an audit, one row for each of a Dataset's.
 
     There is no `index`: rows of a Dataset have no place. Its other columns are kept where their
-    values are single.
+    values are single. The map of what failed is zero: Ray reads no tensors that are null.
     """
     return dataset.map_batches(
         RowActor,

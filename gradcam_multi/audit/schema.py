@@ -90,6 +90,19 @@ def tensor_column(values: NDArray[np.float16], missing: NDArray[np.bool_]) -> An
     return pa.ExtensionArray.from_storage(map_type(values.shape[1:]), storage)
 
 
+def without_null_maps(table: Any) -> Any:
+    """Return a table whose maps are zero where they were null."""
+    for name in _FLOATS:
+        if name in table.column_names:
+            column = table[name].combine_chunks()
+            values = column.storage.values.to_numpy(zero_copy_only=False)
+            maps = values.reshape(len(column), *column.type.shape)
+            there = np.zeros(len(column), np.bool_)
+            filled = tensor_column(maps, there)
+            table = table.set_column(table.column_names.index(name), name, filled)
+    return table
+
+
 def to_bytes(table: Any, about: Mapping[str, Any]) -> bytes:
     """Return a table as the bytes of a Parquet file that says of which audit it is a part.
 

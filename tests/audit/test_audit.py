@@ -274,7 +274,7 @@ def test_an_output_that_cannot_be_written_is_named(scenes, tmp_path, monkeypatch
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         monkeypatch.setattr(folder, "open", refused, raising=False)
-    with pytest.raises(gm.AuditError, match="Read-only file system|Permission denied"):
+    with pytest.raises(gm.AuditError, match=r"Read-only file system|Permission denied"):
         gm.audit(scenes.sound, scenes.table, tmp_path / "locked", **SMALL)
 
 
