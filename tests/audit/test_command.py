@@ -1,6 +1,9 @@
 """``gradcam audit``: what is printed, and the exit codes."""
 
 import json
+import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +47,19 @@ def test_an_audit_is_printed_resumed_and_summed_up_again(scenes, tmp_path):
     assert unfinished.exit_code == 0
     assert "96 of 160 pictures" in unfinished.stdout
     assert json.loads((out / "summary.json").read_text())["done"] == 96
+
+
+def test_the_readmes_command_runs(scenes, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in readme.splitlines() if line.startswith("gradcam audit ")]
+    shutil.copy(scenes.sound, tmp_path / "model.onnx")
+    shutil.copy(scenes.folder / "labels.txt", tmp_path / "classes.txt")
+    (tmp_path / "photos").mkdir()
+    shutil.copy(scenes.folder / scenes.names[0], tmp_path / "photos" / "one.png")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, shlex.split(line)[1:])
+    assert result.exit_code == 0, result.output
+    assert open_audit("audited").table(["path"]).to_pylist() == [{"path": "one.png"}]
 
 
 def test_options_reach_the_rows(scenes, tmp_path):
