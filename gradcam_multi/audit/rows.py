@@ -14,7 +14,7 @@ from gradcam_multi.audit.schema import TOP, Grid, half_maps, tensor_column
 from gradcam_multi.errors import UnknownClassError
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.labels import find_label
-from gradcam_multi.targets import Binary, class_scores, probability
+from gradcam_multi.targets import Binary, ClassScore, class_scores
 
 Columns = dict[str, Any]
 
@@ -40,11 +40,8 @@ class Reader:
         return np.concatenate([-logits, logits], 1) if self.yes_or_no else logits
 
     def probabilities(self, explanation: Explanation) -> NDArray[np.float64]:
-        """Return (N, classes) probabilities: the model's own, or by softmax or sigmoid."""
-        if explanation.activation is not None:
-            p = class_scores(explanation.outputs, explanation.output)
-        else:
-            p = probability(class_scores(explanation.logits, explanation.output), None)
+        """Return (N, classes) probabilities of the classes of `scores`."""
+        p = explanation.class_probabilities
         return np.concatenate([1 - p, p], 1) if self.yes_or_no else p
 
     def target(self, target: Any) -> int | None:
@@ -86,10 +83,14 @@ class _Batch:
     def logits(self) -> NDArray[np.float64]:
         return self.reader.scores(self.found)
 
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        return self.reader.probabilities(self.found)
+
     def classes(self) -> Columns:
         """The highest classes, and whether the first is the label's."""
         logits = self.logits
-        p = self.reader.probabilities(self.found)
+        p = self.probabilities
         order = np.argsort(-np.nan_to_num(logits, nan=-np.inf), axis=1, kind="stable")[:, :TOP]
         labels = [
             self.reader.label_index(each.item.label, logits.shape[1]) for each in self.pictures
@@ -107,15 +108,22 @@ class _Batch:
     def target(self) -> Columns:
         """What was explained, how, and what the map is worth."""
         n = len(self.found)
+        classes = [self.reader.target(each) for each in self.found.targets]
         return {
-            "target": [self.reader.target(each) for each in self.found.targets],
+            "target": classes,
             "target_name": [self.found.name(i) for i in range(n)],
             "score": self.found.scores,
-            "probability": self.found.probabilities,
+            "probability": self.target_probability(classes),
             "layer": [self.found.layer] * n,
             "method": [self.found.method] * n,
             "status": list(self.found.status),
         }
+
+    def target_probability(self, classes: Sequence[int | None]) -> Any:
+        """(N,) the probability of what was explained; the target's own where it is no class's."""
+        if all(type(each) is ClassScore for each in self.found.targets):
+            return self.probabilities[np.arange(len(classes)), classes]
+        return self.found.probabilities
 
     def places(self) -> Columns:
         """Where the picture's part that the model saw is, and where in it the evidence lies."""

@@ -379,3 +379,41 @@ def test_memory_is_flat(scenes, tmp_path):
     early, late = map(int, found.stdout.split())
     # What a run of 10,000 is held to; a picture's array alone would add 960 * 110 kB.
     assert late < 1.05 * early
+
+
+def yes_or_no(folder, network="sound"):
+    """The network's class 2 against class 3 as one logit, as an ONNX file."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(folder / f"{network}.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("logits."):
+            both = numpy_helper.to_array(tensor)[2:4]
+            tensor.CopyFrom(numpy_helper.from_array(both[:1] - both[1:], tensor.name))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(model, folder / "one.onnx")
+    return folder / "one.onnx"
+
+
+def test_a_model_of_one_unit_says_yes_or_no(scenes, tmp_path):
+    model = yes_or_no(scenes.folder)
+    numbers = [n for n, scene in enumerate(scenes.scenes) if scene.label in (2, 3)]
+    table = scenes.write("two.csv", numbers)
+    asked = {**UNIT, "labels": [CLASSES[3], CLASSES[2]]}
+    audit = gm.audit(model, table, tmp_path / "o", **asked)
+    for row in audit.table().to_pylist():
+        z = row["score"]
+        yes = z > 0
+        assert row["label_index"] == (row["label"] == CLASSES[2])
+        assert row["top5"] == [int(yes), int(not yes)]
+        assert row["top5_scores"] == pytest.approx([abs(z), -abs(z)], rel=1e-6)
+        assert row["top5_probabilities"][0] == pytest.approx(1 / (1 + np.exp(-abs(z))), rel=1e-6)
+        assert row["probability"] == pytest.approx(1 / (1 + np.exp(-z)), rel=1e-6)
+        assert (row["target"], row["target_name"]) == (1, CLASSES[2])
+        assert row["correct"] == (row["label_index"] == yes)
+    assert audit.summary["accuracy"] > 0.9
+    # Without two names it is a value, which is right or wrong of no label.
+    value = gm.audit(model, table, tmp_path / "v", preprocess="unit", progress=False)
+    assert value.summary["accuracy"] is None
+    assert value.summary["unknown_labels"] == {}
