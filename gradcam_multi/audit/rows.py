@@ -122,7 +122,7 @@ class _Batch:
     def target_probability(self, classes: Sequence[int | None]) -> Any:
         """(N,) the probability of what was explained; the target's own where it is no class's."""
         if all(type(each) is ClassScore for each in self.found.targets):
-            return self.probabilities[np.arange(len(classes)), classes]
+            return self.probabilities[np.arange(len(classes)), np.array(classes, np.intp)]
         return self.found.probabilities
 
     def places(self) -> Columns:

@@ -56,7 +56,7 @@ def _samples(tar: tarfile.TarFile, file: str, shard: str) -> Iterator[Row]:
 def _check_end(tar: tarfile.TarFile, file: str) -> None:
     """Raise ReadError where a tar ends without its mark, a block of zeros: tarfile lets it pass."""
     with open(file, "rb") as stream:
-        stream.seek(tar.offset)  # type: ignore[attr-defined]
+        stream.seek(tar.offset)
         block = stream.read(tarfile.BLOCKSIZE)
     if block != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("no end mark")
