@@ -417,3 +417,19 @@ def test_a_model_of_one_unit_says_yes_or_no(scenes, tmp_path):
     value = gm.audit(model, table, tmp_path / "v", preprocess="unit", progress=False)
     assert value.summary["accuracy"] is None
     assert value.summary["unknown_labels"] == {}
+
+
+def test_the_interpreter_is_left_as_found(scenes, tmp_path, monkeypatch):
+    from gradcam_multi.audit.examiner import Examiner
+
+    before = sys.getswitchinterval()
+    gm.audit(scenes.sound, scenes.names_of(3), tmp_path / "o", **SMALL)
+    assert sys.getswitchinterval() == before
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Examiner, "examine", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        gm.audit(scenes.sound, scenes.names_of(3), tmp_path / "p", **SMALL)
+    assert sys.getswitchinterval() == before

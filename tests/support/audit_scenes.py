@@ -31,6 +31,10 @@ class Scenes:
             (folder / f"{name}.onnx").write_bytes(network)
         self.sound, self.shortcut = folder / "sound.onnx", folder / "shortcut.onnx"
 
+    def names_of(self, count):
+        """The paths of the first scenes."""
+        return [self.folder / name for name in self.names[:count]]
+
     def write(self, name, numbers, changes=None):
         """Write a table of some scenes, a scene named as often as its number occurs."""
         path = self.folder / name
