@@ -1,5 +1,6 @@
 """Where did the network look? Grad-CAM for PyTorch, TensorFlow/Keras and ONNX with one API."""
 
+from gradcam_multi.audit import audit
 from gradcam_multi.cam import METHODS, Method, Status
 from gradcam_multi.compare import compare
 from gradcam_multi.comparison import Comparison
@@ -7,6 +8,7 @@ from gradcam_multi.concepts import Concepts, concepts
 from gradcam_multi.diagnosis import Diagnosis
 from gradcam_multi.doctor import doctor
 from gradcam_multi.errors import (
+    AuditError,
     ExportError,
     GradcamError,
     ImageError,
@@ -54,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "AuditError",
     "Binary",
     "BoxHead",
     "BoxScore",
@@ -97,6 +100,7 @@ __all__ = [
     "TopClass",
     "Trace",
     "UnsupportedError",
+    "audit",
     "compare",
     "concepts",
     "doctor",

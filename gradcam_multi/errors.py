@@ -21,7 +21,8 @@
     ├── MethodError                   no CAM method of that name
     ├── InputError                    the inputs do not fit the model
     ├── ImageError                    a picture cannot be read
-    └── PreprocessError               a preprocessing is described wrongly
+    ├── PreprocessError               a preprocessing is described wrongly
+    └── AuditError                    an audit cannot be read, written or resumed
 
 Each also derives from the built-in that a caller would expect (``ValueError``, ``TypeError``,
 ``ImportError``), so that code which knows nothing of gradcam_multi can catch it. A message is one
@@ -110,6 +111,10 @@ class ImageError(GradcamError, ValueError):
 
 class PreprocessError(GradcamError, ValueError):
     """A preprocessing is described wrongly."""
+
+
+class AuditError(GradcamError, ValueError):
+    """An audit, or what it is to read, cannot be read, written or resumed."""
 
 
 def suggest(asked: str, known: Iterable[str], *, most: int = 3) -> str:

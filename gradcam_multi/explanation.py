@@ -121,6 +121,17 @@ class Explanation:
         told = [_probability_of(target) for target in self.targets]
         if not any(told):
             return np.full(len(self), np.nan)
+        p = self.class_probabilities
+        return np.array(
+            [np.nan if of is None else of(row) for of, row in zip(told, p, strict=True)]
+        )
+
+    @cached_property
+    def class_probabilities(self) -> np.ndarray:
+        """(N, classes) float64: the probability of every class, where the output is class scores.
+
+        Raises TargetError where it is none.
+        """
         own = class_scores(self.outputs, self.output)
         # The model's own are more precise than logits in half precision; but behind a logarithm
         # (log-softmax) they are none.
@@ -129,10 +140,7 @@ class Explanation:
         else:
             trusted = bool((own >= 0).all())
         logits = class_scores(self.logits, self.output)
-        p = own if trusted else probability(logits, self.activation)
-        return np.array(
-            [np.nan if of is None else of(row) for of, row in zip(told, p, strict=True)]
-        )
+        return own if trusted else probability(logits, self.activation)
 
     @cached_property
     def saturated(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from gradcam_multi import __version__
 from gradcam_multi.errors import GradcamError
 
 COMMANDS = {
+    "audit": "Explain a data set of any size; keep maps and figures, say what is suspicious.",
     "compare": "Show whether models still look at the same place; for CI.",
     "concepts": "Show what a layer sees in pictures, whatever the class.",
     "demo": "Explain two small networks, one of which cheats, and show how to tell.",

@@ -20,7 +20,7 @@ ORDER = [
     "explanation", "notices", "fusion", "probing", "smoothing",
     "explainer", "concepts", "verification", "export", "gallery",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
-    "diagnosis", "doctor", "metrics",
+    "diagnosis", "doctor", "metrics", "audit",
     "testing", "cli", "__main__",
 ]  # fmt: skip
 # Behind a function or for types only, where a name is needed without making an arrow.

@@ -73,7 +73,8 @@ def test_python_blocks_run(folder):
 
 def test_commands_run(folder):
     commands = [line for block in blocks("console") for line in block.splitlines()]
-    explained = [line for line in commands if line.startswith("gradcam ")]
+    # `gradcam audit` needs pyarrow, and is run by tests/audit.
+    explained = [line for line in commands if line.startswith("gradcam ") and " audit " not in line]
     assert len(explained) == 10
     for line in explained:
         line = line.replace("block4_conv3", "conv4").replace("tabby", "0")

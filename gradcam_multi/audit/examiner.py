@@ -1,0 +1,151 @@
+"""From pictures to rows: decoding beside inference, and what is recorded of each picture."""
+
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gradcam_multi.audit.items import Decoded, Item, read_picture
+from gradcam_multi.audit.listed import Source
+from gradcam_multi.audit.rows import Reader, rows_of
+from gradcam_multi.audit.schema import Grid, schema_of
+from gradcam_multi.audit.settings import Settings
+from gradcam_multi.errors import GradcamError, ImageError, InputError
+from gradcam_multi.explainer import CamWarning
+from gradcam_multi.explanation import Explanation
+from gradcam_multi.picture_input import PictureInput
+from gradcam_multi.preprocess import DEFAULT_SIZE
+from gradcam_multi.spec import Array
+from gradcam_multi.targets import Binary, TopClass
+
+_SWITCH = 5e-4
+"""Seconds until a decoding thread has to let the explaining one go on. With Python's own, ten times
+as long, the latter waits at each of its many short steps; a tenth of the throughput is lost."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Examiner:
+    """A model opened for an audit; pictures go in, tables of rows come out.
+
+    `probe` are its scores for a made-up picture, `grid` is that of its maps. Raises what
+    `Explainer` raises, and InputError where the model does not take pictures, or its map is none.
+    """
+
+    def __init__(self, model: Any, settings: Settings, name: str = "the model") -> None:
+        self.settings = settings
+        self.explainer = settings.explainer(model)
+        self.takes = PictureInput.of(self.explainer.model, name)
+        fixed = self.explainer.model.inputs[0].shape[0] if self.explainer.model.inputs else None
+        self.batch = 1 if fixed == 1 else settings.batch
+        own = settings.preprocess.size or DEFAULT_SIZE
+        height, width = (mine or other for mine, other in zip(self.takes.size, own, strict=True))
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        first = self._explain([self.takes.apply(settings.preprocess, noise)[0]])[0]
+        if first.cam.ndim != 3:
+            raise InputError(
+                f"the map of {first.layer!r} has {first.cam.ndim - 1} axes, not rows and columns: "
+                "an audit is of pictures; name a layer with such a grid"
+            )
+        self.grid: Grid = (first.cam.shape[1], first.cam.shape[2])
+        one = first.outputs[0].size == 1
+        asked = settings.target is None and len(settings.labels or ()) == 2
+        if one and asked:
+            self.settings = settings = replace(settings, target=Binary())
+        yes_or_no = one and isinstance(settings.target, Binary)
+        self.reader = Reader(settings.labels, self.grid, yes_or_no=yes_or_no)
+        self.schema = schema_of(self.grid, settings.top)
+        logits = self.reader.scores(first)
+        self.classes = logits.shape[1]
+        self.probe: Sequence[float] = logits[0, :16].tolist()
+
+    def tables(
+        self,
+        source: Source,
+        parts: Iterable[tuple[int, range]],
+        workers: int | None = None,
+        tick: Callable[[int], object] = lambda count: None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Examine ranges of a source's pictures; yield each one's number and table.
+
+        `workers` threads decode beside the model's own; a bounded number of pictures is in memory.
+        `tick` is told how many pictures are done, a few at a time.
+        """
+        workers = workers or cores()
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            ahead: deque[tuple[int, int, bool, Future[list[Decoded]]]] = deque()
+            pieces: list[Any] = []
+            interval = sys.getswitchinterval()
+            try:
+                sys.setswitchinterval(min(interval, _SWITCH))
+                for number, first, last, items in self._chunks(source, parts):
+                    ahead.append((number, first, last, pool.submit(self.decode, items)))
+                    if len(ahead) > workers:
+                        yield from self._next(ahead, pieces, tick)
+                while ahead:
+                    yield from self._next(ahead, pieces, tick)
+            finally:
+                sys.setswitchinterval(interval)
+                for *_, future in ahead:
+                    future.cancel()
+
+    def _chunks(
+        self, source: Source, parts: Iterable[tuple[int, range]]
+    ) -> Iterator[tuple[int, int, bool, list[Item]]]:
+        for number, pictures in parts:
+            for first in range(pictures.start, pictures.stop, self.batch):
+                stop = min(first + self.batch, pictures.stop)
+                yield number, first, stop == pictures.stop, source.items(first, stop)
+
+    def _next(
+        self, ahead: deque[Any], pieces: list[Any], tick: Callable[[int], object]
+    ) -> Iterator[tuple[int, Any]]:
+        number, first, last, future = ahead.popleft()
+        pieces.append(self.examine(future.result(), first))
+        tick(pieces[-1].num_rows)
+        if last:
+            yield number, pa.concat_tables(pieces).combine_chunks()
+            pieces.clear()
+
+    def decode(self, items: Sequence[Item]) -> list[Decoded]:
+        """Read and prepare pictures; what is wrong with one is said in its place."""
+        found = []
+        for item in items:
+            try:
+                array, geometry = self.takes.apply(self.settings.preprocess, read_picture(item))
+                found.append(Decoded(item, array, geometry))
+            except ImageError as error:
+                found.append(Decoded(item, error=str(error)))
+            except GradcamError:
+                raise  # of all pictures alike
+            except Exception as error:  # a decoder may raise anything
+                found.append(Decoded(item, error=f"{type(error).__name__}: {error}"))
+        return found
+
+    def examine(self, decoded: Sequence[Decoded], first: int) -> Any:
+        """Explain decoded pictures; return their rows, the first with this index."""
+        arrays = [each.array for each in decoded if each.array is not None]
+        explained = self._explain(arrays) if arrays else []
+        if explained and explained[0].cam.shape[1:] != self.grid:
+            raise InputError(
+                f"the map of {explained[0].layer!r} has the grid {explained[0].cam.shape[1:]} for "
+                f"one picture and {self.grid} for another: give 'size' in a preprocessing file"
+            )
+        return rows_of(self.reader, self.schema, decoded, explained, first)
+
+    def _explain(self, arrays: Sequence[Array]) -> list[Explanation]:
+        """The explanation of the target, and of the highest classes where these are kept."""
+        targets = [self.settings.target, *map(TopClass, range(self.settings.top))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CamWarning)  # each row has its status
+            return self.explainer.several(np.stack(arrays), targets)
