@@ -6,6 +6,7 @@ then the same whatever items stand beside it, and in every framework.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -52,9 +53,13 @@ def sscam(probe: Probe) -> Array:
     samples = probe.samples or SSCAM_SAMPLES
     shape = probe.image.shape[2:]
 
-    def noisy(mask: Array, sample: int) -> Array:
+    @lru_cache(maxsize=1)
+    def noise(sample: int) -> Array:
         rng = np.random.default_rng([probe.seed, sample])
-        return mask + rng.normal(0, SSCAM_NOISE, shape).astype(np.float32)
+        return rng.normal(0, SSCAM_NOISE, shape).astype(np.float32)
+
+    def noisy(mask: Array, sample: int) -> Array:
+        return mask + noise(sample)
 
     return _combined(probe, _masked_scores(probe, samples=samples, change=noisy))
 
@@ -76,20 +81,27 @@ def _masked_scores(
     samples: int = 1,
     change: Callable[[Array, int], Array] | None = None,
 ) -> Scores:
-    """(N, C) scores where a channel's map masks the input, means over samples of changed masks."""
+    """(N, C) scores where a channel's map masks the input, means over samples of changed masks.
+
+    All channels are masked by one sample's change before the next sample comes.
+    """
     image, activations = probe.image, probe.activations
     size, channels = image.shape[2:], activations.shape[1]
+    made = np.empty((0, *image.shape), np.float32)  # for the masked images of every batch
 
     def make(numbers: range) -> Array:
-        made = np.empty((len(numbers), *image.shape), np.float32)
+        nonlocal made
+        if len(made) < len(numbers):
+            made = np.empty((len(numbers), *image.shape), np.float32)
         for place, number in enumerate(numbers):
-            channel, sample = divmod(number, samples)
+            sample, channel = divmod(number, channels)
             mask = _unit_range(resize(activations[:, channel], size))
-            made[place] = image * (mask if change is None else change(mask, sample))[:, None]
-        return made
+            mask = mask if change is None else change(mask, sample)
+            np.multiply(image, mask[:, None], out=made[place])
+        return made[: len(numbers)]
 
     scores = probe.image_scores(channels * samples, make, probability=probability)
-    mean: Scores = scores.reshape(channels, samples, -1).mean(1).T
+    mean: Scores = scores.reshape(samples, channels, -1).mean(0).T
     return mean
 
 
@@ -97,7 +109,8 @@ def _unit_range(masks: Array) -> Array:
     """Scale each of (N, *size) masks by its minimum and maximum; constant ones become 0."""
     axes = tuple(range(1, masks.ndim))
     low, high = masks.min(axes, keepdims=True), masks.max(axes, keepdims=True)
-    out: Array = np.divide(masks - low, high - low, out=np.zeros_like(masks), where=high > low)
+    out: Array = masks - low
+    out /= np.where(high > low, high - low, np.float32(np.inf))
     return out
 
 
