@@ -87,22 +87,33 @@ def _masked_scores(
     """
     image, activations = probe.image, probe.activations
     size, channels = image.shape[2:], activations.shape[1]
-    made = np.empty((0, *image.shape), np.float32)  # for the masked images of every batch
+    room = _room(image.shape)
 
     def make(numbers: range) -> Array:
-        nonlocal made
-        if len(made) < len(numbers):
-            made = np.empty((len(numbers), *image.shape), np.float32)
-        for place, number in enumerate(numbers):
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
             sample, channel = divmod(number, channels)
             mask = _unit_range(resize(activations[:, channel], size))
             mask = mask if change is None else change(mask, sample)
-            np.multiply(image, mask[:, None], out=made[place])
-        return made[: len(numbers)]
+            np.multiply(image, mask[:, None], out=row)
+        return made
 
     scores = probe.image_scores(channels * samples, make, probability=probability)
     mean: Scores = scores.reshape(samples, channels, -1).mean(0).T
     return mean
+
+
+def _room(shape: tuple[int, ...]) -> Callable[[int], Array]:
+    """Room for so many variants (variants, *shape), the same for every batch."""
+    room = np.empty((0, *shape), np.float32)
+
+    def taken(count: int) -> Array:
+        nonlocal room
+        if len(room) < count:
+            room = np.empty((count, *shape), np.float32)
+        return room[:count]
+
+    return taken
 
 
 def _unit_range(masks: Array) -> Array:
@@ -142,11 +153,14 @@ def ablationcam(probe: Probe) -> Array:
     activations = probe.activations
     channels = activations.shape[1]
 
+    room = _room(activations.shape)
+
     def make(numbers: range) -> Array:
-        made = np.repeat(activations[None], len(numbers), axis=0)
-        for place, number in enumerate(numbers):
+        made = room(len(numbers))
+        made[:] = activations
+        for row, number in zip(made, numbers, strict=True):
             if number:  # the first is the whole, by the same way through the model
-                made[place, :, number - 1] = 0
+                row[:, number - 1] = 0
         return made
 
     scores = probe.replayed_scores(channels + 1, make)
@@ -166,8 +180,13 @@ def reciprocam(probe: Probe) -> Array:
     grid = activations.shape[2:]
     cells = list(np.ndindex(*grid))
 
+    room = _room(activations.shape)
+
     def make(numbers: range) -> Array:
-        return np.stack([activations * _window(cells[number], grid) for number in numbers])
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
+            np.multiply(activations, _window(cells[number], grid), out=row)
+        return made
 
     scores = probe.replayed_scores(len(cells), make, probability=True)
     return scores.T.reshape(-1, *grid).astype(np.float32)
@@ -227,23 +246,35 @@ def rise(probe: Probe) -> Array:
     """
     image = probe.image
     size, count = image.shape[2:], probe.samples or RISE_MASKS
+    step = [ceil(extent / RISE_CELLS) for extent in size]
+    room = _room(image.shape)
 
-    def mask(number: int) -> Array:
+    def drawn(number: int) -> tuple[Array, tuple[int, ...]]:
         rng = np.random.default_rng([probe.seed, number])
-        cell = [ceil(extent / RISE_CELLS) for extent in size]
         grid = (rng.random((RISE_CELLS,) * len(size)) < RISE_KEPT).astype(np.float32)
-        start = [int(rng.integers(0, step)) for step in cell]
-        large = resize(grid[None], tuple((RISE_CELLS + 1) * step for step in cell))[0]
-        cut: Array = large[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
+        return grid, tuple(int(rng.integers(0, extent)) for extent in step)
+
+    def masks(grids: Array, start: tuple[int, ...]) -> Array:
+        large = resize(grids, tuple((RISE_CELLS + 1) * extent for extent in step))
+        cut: Array = large[:, *(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         return cut
 
     def make(numbers: range) -> Array:
-        return np.stack([image * mask(number) for number in numbers])
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
+            grid, start = drawn(number)
+            np.multiply(image, masks(grid[None], start), out=row)
+        return made
 
     scores = probe.image_scores(count, make, probability=True)
-    out = np.zeros((len(image), *size))
+    # Resizing is linear: of masks that were cut at the same place, the grids are summed.
+    sums: dict[tuple[int, ...], NDArray[np.float64]] = {}
     for number, row in enumerate(scores):
-        out += row.reshape(-1, *(1,) * len(size)) * mask(number)
+        grid, start = drawn(number)
+        sums[start] = sums.get(start, 0) + np.multiply.outer(row, grid)
+    out = np.zeros((len(image), *size))
+    for start, grids in sums.items():
+        out += masks(grids.astype(np.float32), start)
     mean: Array = (out / (count * RISE_KEPT)).astype(np.float32)
     return mean
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.agreement import average_ranks, correlation
+from gradcam_multi.cam.evidence import LIMIT
 from gradcam_multi.errors import InputError, TargetError, UnknownLayerError, suggest
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import Explanation
@@ -26,8 +27,6 @@ from gradcam_multi.targets import class_scores
 
 Randomise = Callable[[Any, Sequence[str]], Any]
 """Returns a copy of a model in which the named layers are redrawn; the model stays as it is."""
-
-LIMIT = 0.5
 
 
 @dataclass(frozen=True, eq=False)

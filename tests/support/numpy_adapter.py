@@ -29,7 +29,8 @@ class NumpyModule:
 class NumpyTrace:
     def __init__(self, network: Network, inputs: dict[str, Any], layers: Any) -> None:
         self.network, self.names = network, list(layers)
-        self.reference = Reference(network, inputs)
+        with np.errstate(invalid="ignore"):  # as frameworks do, it says nothing of NaN
+            self.reference = Reference(network, inputs)
         self.logits = {n: v.astype(np.float32) for n, v in self.reference.scores.items()}
         self.outputs = {n: v.astype(np.float32) for n, v in self.reference.outputs.items()}
 
