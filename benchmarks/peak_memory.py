@@ -1,11 +1,13 @@
 """Prints the memory, in MB, of one process that runs a model file on one picture.
 
-Arguments: a file, and `plain` for an ONNX Runtime session or `ours` for a gradient at the final
-feature map. Three figures: after the imports, at the highest, and after some runs.
+Arguments: a file, and `plain` for an ONNX Runtime session, `ours` for a gradient at the final
+feature map or `scorecam` for Score-CAM there. Three figures: after the imports, at the highest,
+and after some runs.
 """
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -29,16 +31,17 @@ def plain(path: str) -> Callable[[], object]:
     return lambda: session.run(None, {name: PICTURE})
 
 
-def ours(path: str) -> Callable[[], object]:
+def ours(path: str, method: str = "gradcam") -> Callable[[], object]:
     from gradcam_multi import Explainer
 
-    explainer = Explainer(path)
+    explainer = Explainer(path, method=method)
     return lambda: explainer.several(PICTURE, [0])
 
 
 KINDS = {
     "plain": (plain, ["onnxruntime"]),
     "ours": (ours, ["gradcam_multi", "gradcam_multi_onnx.model"]),
+    "scorecam": (partial(ours, method="scorecam"), ["gradcam_multi", "gradcam_multi_onnx.model"]),
 }
 """Who makes a call of a file, and what it imports for any model."""
 

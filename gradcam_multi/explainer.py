@@ -223,8 +223,9 @@ class Explainer:
             layout=layout,
         )  # fmt: skip
         scored = score(targets, trace.logits)
+        activation = next((s.activation for s in self.model.outputs if s.name == output), None)
         probe = ModelProbe(
-            self.model, inputs, trace, choice.name, Score(scored, output, score),
+            self.model, inputs, trace, choice.name, Score(scored, output, score, activation),
             lambda other: self._traced(other, choice), self.settings,
         )  # fmt: skip
         if isinstance(trace, FoldedTrace):
@@ -245,7 +246,7 @@ class Explainer:
             backend=self.model.backend,
             output=output,
             size=size,
-            activation=next((s.activation for s in self.model.outputs if s.name == output), None),
+            activation=activation,
             labels=self.labels,
             seed=self.settings.seed,
             cost=probe.passes,

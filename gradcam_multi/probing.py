@@ -12,7 +12,16 @@ from gradcam_multi.cam.probe import Make, Scores
 from gradcam_multi.errors import InputError, TargetError
 from gradcam_multi.image_input import ImageInput
 from gradcam_multi.spec import Array, Inputs, Model, Trace
-from gradcam_multi.targets import AnyTarget, ClassScore, Probability, Scored, Target, class_scores
+from gradcam_multi.targets import (
+    Activation,
+    AnyTarget,
+    ClassScore,
+    Probability,
+    Scored,
+    Target,
+    class_scores,
+)
+from gradcam_multi.targets import probability as probability_of
 
 BATCH = 32  # items at once where the user names no batch size: memory stays flat
 
@@ -40,13 +49,14 @@ class Settings:
 class Score:
     """What is explained of each item, as it was scored in the first run.
 
-    `output` is the output explained. `score` is `targets.score_batch` for this model: it scores
-    targets on logits.
+    `output` is the output explained, `activation` what follows its logits in the model. `score` is
+    `targets.score_batch` for this model: it scores targets on logits.
     """
 
     first: Scored
     output: str
     score: Callable[..., Scored]
+    activation: Activation = None
 
     @property
     def targets(self) -> Sequence[AnyTarget]:
@@ -59,10 +69,18 @@ class Score:
 
     def of(self, logits: Mapping[str, Array], *, probability: bool = False) -> Scores:
         """Return (variants, N) scores of logits whose batch holds every variant of all items."""
+        count = len(self.targets)
+        variants = len(logits[self.output]) // count
+        classes = [
+            t.index for t in self.targets if type(t) is ClassScore and isinstance(t.index, int)
+        ]
+        if len(classes) == count:  # thousands of rows: at once, and without their derivatives
+            rows = class_scores(logits[self.output], self.output)
+            rows = probability_of(rows, self.activation) if probability else rows
+            return rows[np.arange(len(rows)), classes * variants].reshape(variants, count)
         targets = [_as_probability(t) for t in self.targets] if probability else [*self.targets]
-        variants = len(logits[self.output]) // len(targets)
         scores: Scores = self.score(targets * variants, logits, resolve=False).scores
-        return scores.reshape(variants, len(targets))
+        return scores.reshape(variants, count)
 
     def each(self, logits: Mapping[str, Array]) -> Scores:
         """Return (variants, N, classes) logits of a batch that holds every variant of all items."""
@@ -171,7 +189,7 @@ class ModelProbe:
             made = make(numbers)
             self.passes += len(numbers)
             inputs = self._image.replaced(made.reshape(-1, *made.shape[2:]), len(numbers))
-            with self._model.trace(inputs, [self._layer]) as trace:
+            with self._model.trace(inputs, []) as trace:  # no layer: nothing of the run is kept
                 rows.append(self._score.of(trace.logits, probability=probability))
         return np.concatenate(rows)
 
@@ -209,7 +227,7 @@ class ModelProbe:
     def _groups(self, count: int) -> list[range]:
         """Variants in groups of equal length, the last perhaps shorter, each within a batch."""
         items = len(self.activations)
-        fixed = any(spec.shape and spec.shape[0] is not None for spec in self._model.inputs)
-        most = 1 if fixed else max(1, self._batch // items)
+        fixed = [s.shape[0] for s in self._model.inputs if s.shape and s.shape[0] is not None]
+        most = max(1, (min(fixed) if fixed else self._batch) // items)
         size = ceil(count / ceil(count / most))
         return [range(start, min(start + size, count)) for start in range(0, count, size)]

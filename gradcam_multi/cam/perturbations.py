@@ -7,6 +7,7 @@ stand beside it, and in every framework.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -52,9 +53,13 @@ def sscam(probe: Probe) -> Scores:
     samples = probe.samples or SSCAM_SAMPLES
     shape = probe.image.shape[2:]
 
-    def noisy(mask: Array, sample: int) -> Array:
+    @lru_cache(maxsize=1)
+    def noise(sample: int) -> Array:
         rng = np.random.default_rng([probe.seed, sample])
-        return mask + rng.normal(0, SSCAM_NOISE, shape).astype(np.float32)
+        return rng.normal(0, SSCAM_NOISE, shape).astype(np.float32)
+
+    def noisy(mask: Array, sample: int) -> Array:
+        return mask + noise(sample)
 
     return _of_varied(probe, _masked_scores(probe, samples=samples, change=noisy))
 
@@ -76,28 +81,47 @@ def _masked_scores(
     samples: int = 1,
     change: Callable[[Array, int], Array] | None = None,
 ) -> Scores:
-    """(N, C) scores where a channel's map masks the input, means over samples of changed masks."""
+    """(N, C) scores where a channel's map masks the input, means over samples of changed masks.
+
+    All channels are masked by one sample's change before the next sample comes.
+    """
     image, activations = probe.image, probe.activations
     size, channels = image.shape[2:], activations.shape[1]
+    room = _room(image.shape)
 
     def make(numbers: range) -> Array:
-        made = np.empty((len(numbers), *image.shape), np.float32)
-        for place, number in enumerate(numbers):
-            channel, sample = divmod(number, samples)
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
+            sample, channel = divmod(number, channels)
             mask = _unit_range(resize(activations[:, channel], size))
-            made[place] = image * (mask if change is None else change(mask, sample))[:, None]
+            mask = mask if change is None else change(mask, sample)
+            np.multiply(image, mask[:, None], out=row)
         return made
 
     scores = probe.image_scores(channels * samples, make, probability=probability)
-    mean: Scores = scores.reshape(channels, samples, -1).mean(1).T
+    mean: Scores = scores.reshape(samples, channels, -1).mean(0).T
     return mean
+
+
+def _room(shape: tuple[int, ...]) -> Callable[[int], Array]:
+    """Room for so many variants (variants, *shape), the same for every batch."""
+    room = np.empty((0, *shape), np.float32)
+
+    def taken(count: int) -> Array:
+        nonlocal room
+        if len(room) < count:
+            room = np.empty((count, *shape), np.float32)
+        return room[:count]
+
+    return taken
 
 
 def _unit_range(masks: Array) -> Array:
     """Scale each of (N, *size) masks by its minimum and maximum; constant ones become 0."""
     axes = tuple(range(1, masks.ndim))
     low, high = masks.min(axes, keepdims=True), masks.max(axes, keepdims=True)
-    out: Array = np.divide(masks - low, high - low, out=np.zeros_like(masks), where=high > low)
+    out: Array = masks - low
+    out /= np.where(high > low, high - low, np.float32(np.inf))
     return out
 
 
@@ -122,11 +146,14 @@ def ablationcam(probe: Probe) -> Scores:
     activations = probe.activations
     channels = activations.shape[1]
 
+    room = _room(activations.shape)
+
     def make(numbers: range) -> Array:
-        made = np.repeat(activations[None], len(numbers), axis=0)
-        for place, number in enumerate(numbers):
+        made = room(len(numbers))
+        made[:] = activations
+        for row, number in zip(made, numbers, strict=True):
             if number:  # the first is the whole, by the same way through the model
-                made[place, :, number - 1] = 0
+                row[:, number - 1] = 0
         return made
 
     scores = probe.replayed_scores(channels + 1, make)
@@ -147,8 +174,13 @@ def reciprocam(probe: Probe) -> Array:
     grid = activations.shape[2:]
     cells = list(np.ndindex(*grid))
 
+    room = _room(activations.shape)
+
     def make(numbers: range) -> Array:
-        return np.stack([activations * _window(cells[number], grid) for number in numbers])
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
+            np.multiply(activations, _window(cells[number], grid), out=row)
+        return made
 
     scores = probe.replayed_scores(len(cells), make, probability=True)
     return scores.T.reshape(-1, *grid).astype(np.float32)
@@ -208,23 +240,35 @@ def rise(probe: Probe) -> Array:
     """
     image = probe.image
     size, count = image.shape[2:], probe.samples or RISE_MASKS
+    step = [ceil(extent / RISE_CELLS) for extent in size]
+    room = _room(image.shape)
 
-    def mask(number: int) -> Array:
+    def drawn(number: int) -> tuple[Array, tuple[int, ...]]:
         rng = np.random.default_rng([probe.seed, number])
-        cell = [ceil(extent / RISE_CELLS) for extent in size]
         grid = (rng.random((RISE_CELLS,) * len(size)) < RISE_KEPT).astype(np.float32)
-        start = [int(rng.integers(0, step)) for step in cell]
-        large = resize(grid[None], tuple((RISE_CELLS + 1) * step for step in cell))[0]
-        cut: Array = large[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
+        return grid, tuple(int(rng.integers(0, extent)) for extent in step)
+
+    def masks(grids: Array, start: tuple[int, ...]) -> Array:
+        large = resize(grids, tuple((RISE_CELLS + 1) * extent for extent in step))
+        cut: Array = large[:, *(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         return cut
 
     def make(numbers: range) -> Array:
-        return np.stack([image * mask(number) for number in numbers])
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
+            grid, start = drawn(number)
+            np.multiply(image, masks(grid[None], start), out=row)
+        return made
 
     scores = probe.image_scores(count, make, probability=True)
-    out = np.zeros((len(image), *size))
+    # Resizing is linear: of masks that were cut at the same place, the grids are summed.
+    sums: dict[tuple[int, ...], NDArray[np.float64]] = {}
     for number, row in enumerate(scores):
-        out += row.reshape(-1, *(1,) * len(size)) * mask(number)
+        grid, start = drawn(number)
+        sums[start] = sums.get(start, 0) + np.multiply.outer(row, grid)
+    out = np.zeros((len(image), *size))
+    for start, grids in sums.items():
+        out += masks(grids.astype(np.float32), start)
     mean: Array = (out / (count * RISE_KEPT)).astype(np.float32)
     return mean
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.agreement import average_ranks, correlation
+from gradcam_multi.cam import method_named
+from gradcam_multi.cam.evidence import LIMIT
 from gradcam_multi.errors import InputError, TargetError, UnknownLayerError, suggest
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import Explanation
@@ -26,8 +28,6 @@ from gradcam_multi.targets import class_scores
 
 Randomise = Callable[[Any, Sequence[str]], Any]
 """Returns a copy of a model in which the named layers are redrawn; the model stays as it is."""
-
-LIMIT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def cascade(
     if not names:
         raise InputError("no layer was named to be redrawn: give at least one")
     redraw = randomise or partial(shuffled, seed=seed, trust=trust)
-    options = {**explainer, "layer": first.layer, "trust": trust}
+    options = {**explainer, **_same_layer(first), "trust": trust}
     steps = []
     for count in range(1, len(names) + 1):
         changed = Explainer(redraw(model, names[:count]), **options)
@@ -124,7 +124,7 @@ def model_similarity(
     Adebayo 2018: lower is better. The target is settled by the first.
     """
     found = _explained(Explainer(model, **explainer), inputs, target)
-    options = {**explainer, "layer": found.layer}
+    options = {**explainer, **_same_layer(found)}
     again = _explained(Explainer(other, **options), inputs, list(found.targets))
     return similarity(found.cam, again.cam)
 
@@ -178,6 +178,11 @@ def similarity(a: Array, b: Array) -> Vector:
     """Return (N,) Spearman's correlations of maps (N, *grid); 0 where one of two is flat."""
     pairs = zip(a.reshape(len(a), -1), b.reshape(len(b), -1), strict=True)
     return np.array([correlation(average_ranks(x), average_ranks(y)) for x, y in pairs])
+
+
+def _same_layer(found: Explanation) -> dict[str, str]:
+    """The layer as an option; none for a map over the input, which is no layer of a model."""
+    return {} if method_named(found.method).on_input else {"layer": found.layer}
 
 
 def _explained(explainer: Explainer, inputs: Inputs, target: Any) -> Explanation:

@@ -49,14 +49,19 @@ def test_help_lists_every_command():
 def test_methods_are_listed_with_what_they_need_and_cost():
     lines = run("methods").output.splitlines()
     assert len(lines) == 1 + len(METHODS)
-    assert re.split(r"  +", lines[0]) == ["method", "needs", "cost", "paper"]
+    assert re.split(r"  +", lines[0]) == ["method", "needs", "cost", "blind to", "paper"]
     rows = {line.split()[0]: re.split(r"  +", line) for line in lines[1:]}
-    assert rows["gradcam"][1:3] == ["gradients", "1"]
+    assert rows["gradcam"][1:4] == ["gradients", "1", "-"]
     assert rows["eigencam"][1] == "-"
-    assert rows["scorecam"] == ["scorecam", "inputs", "1 + C", "Wang 2020, arXiv:1910.01279"]
+    assert rows["scorecam"] == [
+        "scorecam", "inputs", "1 + C", "class", "Wang 2020, arXiv:1910.01279",
+    ]  # fmt: skip
+    assert rows["eigencam"][3] == "class"
     listed = json.loads(run("methods", "--json").output)
     assert [entry["name"] for entry in listed] == list(METHODS)
     assert listed[0]["formula"] == "r(sum_k mean(g_k) A_k)"
+    assert listed[0]["blind_to"] == []
+    assert set(listed[0]["sanity"]) == {"weights", "classes"}
 
 
 def test_an_unknown_method_is_said_before_a_model_is_opened(photo):

@@ -147,14 +147,15 @@ def test_every_method_is_of_one_kind_and_needs_what_that_kind_needs():
         assert (method.cost == "1") == {"inputs", "replays"}.isdisjoint(method.needs)
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("name", GRADIENT_METHODS)
-def test_method_equals_its_reference(name, grid):
-    a, g = tensors(grid)
+def test_method_equals_its_reference(name, grid, count):
+    a, g = tensors(grid, count)
     maps, status = raw_maps(a, g, METHODS[name])
     assert maps.dtype == np.float32
-    assert maps.shape == (3, *grid)
-    assert status == ("ok",) * 3
+    assert maps.shape == (count, *grid)
+    assert status == ("ok",) * count
     for item, activations, gradients in zip(maps, a, g, strict=True):
         expected = REFERENCES[name](activations.astype(float), gradients.astype(float))
         np.testing.assert_allclose(item, expected, rtol=0, atol=TOLERANCE * expected.max())

@@ -232,6 +232,18 @@ def test_the_unit_of_the_logits_does_not_matter(name, scale):
     np.testing.assert_allclose(scaled.heatmap, expected.heatmap, rtol=0, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # a map may become constant
+@pytest.mark.parametrize("name", [n for n in METHODS if not METHODS[n].unit_free])
+def test_probabilities_depend_on_the_unit_of_the_logits(name):
+    """As their papers define them: a softmax of logits times 1e-6 tells no class from another."""
+    inputs = probe_inputs(3)
+    one, other = (
+        gm.explain(probe_network(scale=scale), inputs, 2, method=name, samples=SAMPLES).heatmap
+        for scale in (1, 1e-6)
+    )
+    assert np.abs(one - other).max() > 1e-3  # ten times what rounding changes
+
+
 COSTS = {
     "gradcam": (1, 1), "eigencam": (1, 1), "random-cam": (1, 1), "finer-cam": (1, 1),
     "scorecam": (1 + 8, 1 + 8), "scorecam-softmax": (1 + 8, 1 + 8),
@@ -248,9 +260,9 @@ def test_forward_passes_are_those_that_are_stated(name, monkeypatch):
     whole, replayed = [], []
     begin, replay = NumpyTrace.__init__, NumpyTrace.replay
 
-    def counted(self, network, inputs, layers):
+    def counted(self, network, inputs, *arguments):
         whole.append(len(inputs["image"]))
-        begin(self, network, inputs, layers)
+        begin(self, network, inputs, *arguments)
 
     def counted_replay(self, layer, activation):
         replayed.append(len(activation))

@@ -38,7 +38,8 @@ class NumpyTrace:
         self, network: Network, inputs: dict[str, Any], layers: Any, relu: Any = "plain"
     ) -> None:
         self.network, self.names, self.relu = network, list(layers), relu
-        self.reference = Reference(network, inputs)
+        with np.errstate(invalid="ignore"):  # as frameworks do, it says nothing of NaN
+            self.reference = Reference(network, inputs)
         self.logits = {n: v.astype(np.float32) for n, v in self.reference.scores.items()}
         self.outputs = {n: v.astype(np.float32) for n, v in self.reference.outputs.items()}
 
