@@ -247,9 +247,9 @@ def test_forward_passes_are_those_that_are_stated(name, monkeypatch):
     whole, replayed = [], []
     begin, replay = NumpyTrace.__init__, NumpyTrace.replay
 
-    def counted(self, network, inputs, layers):
+    def counted(self, network, inputs, layers, relu):
         whole.append(len(inputs["image"]))
-        begin(self, network, inputs, layers)
+        begin(self, network, inputs, layers, relu)
 
     def counted_replay(self, layer, activation):
         replayed.append(len(activation))
