@@ -1,5 +1,6 @@
 """Where did the network look? Grad-CAM for PyTorch, TensorFlow/Keras and ONNX with one API."""
 
+from gradcam_multi.attribution import attribution_pictures
 from gradcam_multi.audit import audit
 from gradcam_multi.cam import METHODS, Method, Status
 from gradcam_multi.compare import compare
@@ -100,6 +101,7 @@ __all__ = [
     "TopClass",
     "Trace",
     "UnsupportedError",
+    "attribution_pictures",
     "audit",
     "compare",
     "concepts",

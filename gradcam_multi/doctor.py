@@ -215,8 +215,9 @@ def _method(explainer: Explainer, batch: Inputs, name: str, layer: str) -> Metho
     tried.method, tried.layer = METHODS[name], layer
     again = [need for need in METHODS[name].needs if need != "gradients"]
     try:
-        # Hundreds of runs, mostly: what they are made of is tried instead.
-        if again and not METHODS[name].only_for:
+        if "gradients" in METHODS[name].needs:
+            tried.settings = Settings(samples=1)  # of as many as they take, one tells
+        elif again:  # hundreds of runs: what they are made of is tried instead
             _run_again(explainer, batch, layer, again)
             return MethodCheck(name, works=True)
         explanation = tried(batch)

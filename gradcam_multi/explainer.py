@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gradcam_multi.cam import method_named, probed_maps
 from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid, outputs_of
@@ -53,7 +53,9 @@ class Explainer:
     `seed` is that of the methods' random numbers, `samples` how many masks or noisy inputs they
     take instead of their own number. `smooth` averages any method's maps over the mirrored input
     too, "flip", or over noisy ones, "noise", or resized ones, "scales"; "pca" takes the first
-    principal component of the weighted channels instead of their sum.
+    principal component of the weighted channels instead of their sum. `baseline` is where
+    Integrated Gradients starts, the input that says nothing: a number, or an array that broadcasts
+    to an item as the model takes it.
 
     Raises what `errors` draws: a ModelError for the model, a MethodError for the method.
     """
@@ -75,6 +77,7 @@ class Explainer:
         samples: int | None = None,
         fuse: Fuse | None = None,
         smooth: Smooth | None = None,
+        baseline: ArrayLike = 0.0,
     ) -> None:
         self.method = method_named(method)
         several = fuse is not None and layer is not None and not isinstance(layer, str)
@@ -86,7 +89,7 @@ class Explainer:
         self.labels = labels
         self.guided = guided
         self.batch_size = batch_size
-        self.settings = Settings(seed, samples, batch_size)
+        self.settings = Settings(seed, samples, batch_size, baseline)
         self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
         self._resolved: dict[tuple[Any, Names], Choice] = {}
@@ -228,7 +231,7 @@ class Explainer:
             self.model, inputs, trace, choice.name, Score(scored, output, score, activation),
             lambda other: self._traced(other, choice), self.settings,
         )  # fmt: skip
-        if isinstance(trace, FoldedTrace):
+        if isinstance(trace, FoldedTrace) and not self.method.on_input:
             probe.gradients()  # tells whether the tokens are dead, and the layer is to move
         cam, status = probed_maps(
             probe, self.method, guided=self.guided, component=self.smooth == "pca",
@@ -250,6 +253,7 @@ class Explainer:
             labels=self.labels,
             seed=self.settings.seed,
             cost=probe.passes,
+            attribution=probe.attributed(status),
         )
 
     def _choice(self, inputs: Inputs, read: Sequence[Names] = ()) -> Choice:
@@ -306,6 +310,7 @@ def explain(
     samples: int | None = None,
     fuse: Fuse | None = None,
     smooth: Smooth | None = None,
+    baseline: ArrayLike = 0.0,
 ) -> Explanation:
     """Show where a model looked when it gave a score; see `Explainer` for the arguments.
 
@@ -327,6 +332,7 @@ def explain(
         samples=samples,
         fuse=fuse,
         smooth=smooth,
+        baseline=baseline,
     )
     return explainer(inputs, target)
 

@@ -53,6 +53,8 @@ class Explanation:
     or sigmoid. `layer`, `method`, `backend` and `output` name what was used; `size` is the spatial
     size of the input, `labels` the class names where they were given. `seed` is that of the
     method's random numbers, `cost` its number of forward passes an item, the layer's own included.
+    `attribution` (N, channels, *size), channels first, is what a method of input gradients found
+    for each value of the input, signed; None for the others.
     """
 
     cam: Array
@@ -70,6 +72,7 @@ class Explanation:
     labels: Sequence[str] | None = field(default=None, repr=False)
     seed: int = 0
     cost: int = 1
+    attribution: Array | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.cam)
@@ -78,14 +81,16 @@ class Explanation:
         if not isinstance(key, slice):
             start = range(len(self))[key]
             key = slice(start, start + 1)
-        parts = {
-            name: getattr(self, name)[key]
-            for name in ("cam", "status", "scores", "targets", "outputs", "logits")
-        }
+        parts = {name: getattr(self, name)[key] for name in ("status", "targets", *self._held())}
         return Explanation(**{**self._fields(), **parts})
 
     def __iter__(self) -> Iterator["Explanation"]:
         return (self[index] for index in range(len(self)))
+
+    def _held(self) -> list[str]:
+        """Names of the arrays that hold a row an item."""
+        names = ("cam", "scores", "outputs", "logits", "attribution")
+        return [name for name in names if getattr(self, name) is not None]
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -97,7 +102,7 @@ class Explanation:
             return parts[0]
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("cam", "scores", "outputs", "logits")
+            for name in parts[0]._held()
         }
         joined |= {
             name: tuple(entry for part in parts for entry in getattr(part, name))
@@ -241,11 +246,8 @@ class Explanation:
     def _arrays(self) -> dict[str, np.ndarray]:
         text = {name: getattr(self, name) for name in ("layer", "method", "backend", "status")}
         return {
-            "cam": self.cam,
+            **{name: getattr(self, name) for name in self._held()},
             "heatmap": self.heatmap,
-            "scores": self.scores,
-            "outputs": self.outputs,
-            "logits": self.logits,
             "classes": np.array([-1 if c is None else c for c in self.classes]),
             **{name: np.array(value) for name, value in text.items()},
         }

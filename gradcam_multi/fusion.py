@@ -56,6 +56,7 @@ def fused(parts: Sequence[Explanation], how: Fuse) -> Explanation:
         status=status,
         layer=" + ".join(part.layer for part in parts),
         cost=sum(part.cost for part in parts),
+        attribution=None,
     )
 
 

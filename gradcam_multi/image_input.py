@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gradcam_multi.errors import InputError
 from gradcam_multi.sizes import spatial_sizes
@@ -54,13 +54,46 @@ class ImageInput:
                 "'noise', or a model that takes any size"
             )
 
+    @property
+    def _given(self) -> Any:
+        key = self._place[0]
+        return self._inputs[key] if isinstance(self._inputs, Mapping | tuple) else self._inputs
+
     @cached_property
     def array(self) -> Array:
         """Its content, (N, channels, *size) float32."""
-        key, last, _ = self._place
-        inside = isinstance(self._inputs, Mapping | tuple)
-        array = as_array(self._inputs[key] if inside else self._inputs)
-        return (np.moveaxis(array, -1, 1) if last else array).astype(np.float32)
+        return self.channels_first(as_array(self._given)).astype(np.float32)
+
+    def channels_first(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Lay out an array of the input's own layout as (N, channels, *size)."""
+        return np.moveaxis(array, -1, 1) if self._place[1] else array
+
+    def like_item(self, values: ArrayLike) -> Array:
+        """Lay out values that broadcast to one item of the input as (channels, *size).
+
+        Raises InputError where they do not.
+        """
+        given, item = np.asarray(values, np.float32), self.array.shape[1:]
+        last = self._place[1]
+        own = (*item[1:], item[0]) if last else item
+        try:
+            laid = np.broadcast_to(given, own)
+        except ValueError:
+            raise InputError(
+                f"a baseline of the shape {given.shape} was given, and an item of the input "
+                f"{self.name!r} has {own}: give a number, or an array that broadcasts to that"
+            ) from None
+        return np.moveaxis(laid, -1, 0) if last else laid
+
+    def check_floating(self) -> None:
+        """Raise InputError where it holds integers, which have no gradient."""
+        dtype = str(getattr(self._given, "dtype", None) or as_array(self._given).dtype)
+        if "int" in dtype or "bool" in dtype:
+            raise InputError(
+                f"the gradient of the input {self.name!r} was asked for, and it was given as "
+                f"{dtype}, which has none: give floating-point numbers if the model takes them, or "
+                "choose a method that looks at a layer"
+            )
 
     def replaced(self, image: Array, copies: int = 1) -> Inputs:
         """Return the inputs with another image, (copies * N, channels, *size), in its dtype.
@@ -100,6 +133,8 @@ def _repeated(array: Any, copies: int) -> Any:
 
 def _spec(specs: Sequence[TensorSpec], key: Any) -> TensorSpec | None:
     named = next((spec for spec in specs if spec.name == key), None)
+    if named is None and isinstance(key, str):  # an entry of one argument that is a mapping
+        named = next((spec for spec in specs if spec.name.rpartition(".")[2] == key), None)
     return named or (specs[key] if isinstance(key, int) and key < len(specs) else None)
 
 

@@ -7,11 +7,13 @@ from functools import cached_property, partial
 from math import ceil
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from gradcam_multi.cam.normalize import Status
 from gradcam_multi.cam.probe import Make, Scores
 from gradcam_multi.errors import InputError, TargetError
 from gradcam_multi.image_input import ImageInput
-from gradcam_multi.spec import Array, Inputs, Model, Trace
+from gradcam_multi.spec import Array, InputName, Inputs, Model, ReluRule, Trace
 from gradcam_multi.targets import (
     Activation,
     AnyTarget,
@@ -31,12 +33,14 @@ class Settings:
     """What a user says of methods that run the model again.
 
     `seed` is that of their random numbers, `samples` how many masks or noisy copies they take
-    (None: the method's own number), `batch_size` how many items run at once at most.
+    (None: the method's own number), `batch_size` how many items run at once at most. `baseline`
+    is the image that says nothing: a number, or an array that broadcasts to one item's.
     """
 
     seed: int = 0
     samples: int | None = None
     batch_size: int | None = None
+    baseline: ArrayLike = 0.0
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
@@ -87,9 +91,13 @@ class Score:
         found = class_scores(logits[self.output], self.output)
         return found.reshape(-1, len(self.targets), found.shape[-1])
 
-    def cotangents(self, trace: Trace) -> Mapping[str, Array]:
-        """Return the scores' derivatives with respect to the logits of another run."""
-        return self.score(self.targets, trace.logits, resolve=False).cotangents
+    def cotangents(self, trace: Trace, variants: int = 1) -> Mapping[str, Array]:
+        """Return the scores' derivatives with respect to the logits of another run.
+
+        Its batch holds so many variants of all items.
+        """
+        targets = [*self.targets] * variants
+        return self.score(targets, trace.logits, resolve=False).cotangents
 
 
 def _as_probability(target: AnyTarget) -> AnyTarget:
@@ -117,7 +125,9 @@ class ModelProbe:
         self._layer, self._score, self._traced = layer, score, traced
         self.seed, self.samples = settings.seed, settings.samples
         self._batch = settings.batch_size or BATCH
+        self._baseline = settings.baseline
         self.passes = 1
+        self.attribution: Array | None = None
 
     @property
     def activations(self) -> Array:
@@ -172,6 +182,17 @@ class ModelProbe:
         """The input that the map lies over, (N, channels, *size)."""
         return self._image.array
 
+    @property
+    def baseline(self) -> Array:
+        """The image that says nothing, (channels, *size)."""
+        return self._image.like_item(self._baseline)
+
+    def attributed(self, status: Sequence[Status]) -> Array | None:
+        """Return the attribution that the method left, if any; 0 for items that are nonfinite."""
+        if self.attribution is not None:
+            self.attribution[[found == "nonfinite" for found in status]] = 0
+        return self.attribution
+
     @cached_property
     def _image(self) -> ImageInput:
         return ImageInput(self._inputs, self._model.inputs, self.activations.ndim - 2)
@@ -181,6 +202,30 @@ class ModelProbe:
         self.passes += 1
         with self._traced(self._image.replaced(image)) as trace:
             return trace.vjp(self._score.cotangents(trace))[0]
+
+    def image_gradients(
+        self, count: int = 1, make: Make | None = None, *, relu: ReluRule = "plain"
+    ) -> Array:
+        """Return the derivative of the scores with respect to the image, (N, channels, *size).
+
+        With `make`, it is the mean over `count` variants of the image.
+        """
+        self._image.check_floating()
+        total: Scores | float = 0.0
+        for numbers in self._groups(count):
+            variants = len(numbers)
+            self.passes += variants
+            inputs = self._inputs
+            if make is not None:
+                made = make(numbers)
+                inputs = self._image.replaced(made.reshape(-1, *made.shape[2:]), variants)
+            with self._model.trace(inputs, [InputName(self._image.name)], relu=relu) as trace:
+                (gradient,) = trace.vjp(self._score.cotangents(trace, variants))
+            gradient = self._image.channels_first(gradient)
+            parts = gradient.reshape(variants, -1, *gradient.shape[1:])
+            total = total + parts.sum(0, dtype=np.float64)
+        mean: Array = np.asarray(total / count, np.float32)
+        return mean
 
     def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
         """Return the scores of variants of the image, (count, N)."""

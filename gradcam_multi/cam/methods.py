@@ -1,6 +1,6 @@
 """The CAM methods as one table, and what each needs of a model."""
 
-from gradcam_multi.cam import affine, components, gradients, perturbations
+from gradcam_multi.cam import affine, components, gradients, input_gradients, perturbations
 from gradcam_multi.cam.method import Method, by_gradients, by_probing, row
 from gradcam_multi.errors import MethodError, suggest
 
@@ -183,14 +183,56 @@ METHODS: dict[str, Method] = {
             on_input=True,
             unit_free=False,
         ),
+        row(
+            "saliency",
+            "max_c abs(dS/dx_c), c the input's channels",
+            "Simonyan 2013, arXiv:1312.6034",
+            probe=input_gradients.saliency,
+            cost="2",
+            relu=False,
+            on_input=True,
+        ),
+        row(
+            "smoothgrad",
+            "saliency of the mean of dS/dx over n noisy inputs",
+            "Smilkov 2017, arXiv:1706.03825",
+            probe=input_gradients.smoothgrad,
+            needs=("gradients", "inputs"),
+            cost=f"1 + n, n = {input_gradients.SMOOTHGRAD_SAMPLES}",
+            relu=False,
+            on_input=True,
+        ),
+        row(
+            "integrated-gradients",
+            "r(sum_c (x_c - b_c) m_c), m the mean of dS/dx at n midpoints from b to x",
+            "Sundararajan 2017, arXiv:1703.01365",
+            probe=input_gradients.integrated_gradients,
+            needs=("gradients", "inputs"),
+            cost=f"1 + n, n = {input_gradients.PATH_STEPS}",
+            on_input=True,
+        ),
+        row(
+            "guided-backprop",
+            "saliency, at each ReLU only what is positive handed back",
+            "Springenberg 2015, arXiv:1412.6806",
+            probe=input_gradients.guided_backprop,
+            cost="2",
+            relu=False,
+            on_input=True,
+        ),
+        row(
+            "guided-gradcam",
+            "guided-backprop times gradcam, resized to the input",
+            "Selvaraju 2017, arXiv:1610.02391, section 3.2",
+            probe=input_gradients.guided_gradcam,
+            cost="2",
+        ),
     )
 }
 GRADIENT_METHODS = tuple(name for name, method in METHODS.items() if method.combine)
 """Those that are functions of activations and gradients, which `raw_maps` can make by itself."""
-ONE_PASS = tuple(
-    name for name, method in METHODS.items() if {"inputs", "replays"}.isdisjoint(method.needs)
-)
-"""Those that run the model once; the others run it tens to thousands of times an item."""
+ONE_PASS = tuple(name for name, method in METHODS.items() if method.cost == "1")
+"""Those that run the model once; the others run it twice to thousands of times an item."""
 
 
 def method_named(name: str) -> Method:

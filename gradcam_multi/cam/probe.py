@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gradcam_multi.spec import Array
+from gradcam_multi.spec import Array, ReluRule
 
 Scores = NDArray[np.float64]
 Make = Callable[[range], Array]
@@ -18,11 +18,13 @@ class Probe(Protocol):
 
     `activations` are (N, C, *grid), `image` (N, channels, *size): the input that the map lies over.
     `logits` are (N, classes). `seed` is that of random numbers, `samples` how many masks or noisy
-    copies to take, None for the method's own number.
+    copies to take, None for the method's own number. `attribution` is where a method leaves what
+    it found for each value of the image, (N, channels, *size), if it did.
     """
 
     seed: int
     samples: int | None
+    attribution: Array | None
 
     @property
     def activations(self) -> Array:
@@ -31,6 +33,10 @@ class Probe(Protocol):
     @property
     def image(self) -> Array:
         """The input that the map lies over, (N, channels, *size); InputError without one."""
+
+    @property
+    def baseline(self) -> Array:
+        """The image that says nothing, (channels, *size)."""
 
     @property
     def logits(self) -> Scores:
@@ -48,6 +54,15 @@ class Probe(Protocol):
 
     def gradients_at(self, image: Array) -> Array:
         """Return the derivative of the same scores with respect to the layer for another image."""
+
+    def image_gradients(
+        self, count: int = 1, make: Make | None = None, *, relu: ReluRule = "plain"
+    ) -> Array:
+        """Return the derivative of the scores with respect to the image, (N, channels, *size).
+
+        With `make`, it is the mean over `count` variants of the image, made in order. `relu` is the
+        rule by which the gradient passes ReLU. InputError for an image of integers.
+        """
 
     def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
         """Run the model on `count` variants of the image; return the scores, (count, N).

@@ -16,7 +16,7 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "onnx", "onnxruntime", "jax"}
 ORDER = [
     "errors", "spec", "backward", "sizes", "image_input", "labels", "resize", "exif",
     "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo", "hooks",
-    "geometry", "preprocess", "overlay", "plugins", "panel", "picture_input",
+    "geometry", "preprocess", "overlay", "attribution", "plugins", "panel", "picture_input",
     "explanation", "notices", "fusion", "probing", "smoothing",
     "explainer", "concepts", "verification", "export", "gallery",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",

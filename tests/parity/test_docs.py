@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-RUN = ["targets.md"]
+RUN = ["targets.md", "guided.md"]
 
 
 def steps(text):

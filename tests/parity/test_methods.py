@@ -64,3 +64,7 @@ def check(models, method, **settings):
         alive = [i for i, status in enumerate(expected.status) if status == "ok"]
         assert alive, "no item has a map to compare"
         assert_close(got.cam[alive], expected.cam[alive], TOLERANCE, f"{backend}, {method}")
+        assert (got.attribution is None) == (expected.attribution is None)
+        if got.attribution is not None:  # channels first, whatever the model's layout
+            found = f"{backend}, {method}, attribution"
+            assert_close(got.attribution[alive], expected.attribution[alive], TOLERANCE, found)
