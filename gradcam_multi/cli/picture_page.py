@@ -1,0 +1,53 @@
+"""``gradcam explain --html``: the pictures of a run on one page."""
+
+from pathlib import Path
+from typing import Any
+
+from gradcam_multi.explainer import Explainer
+from gradcam_multi.explanation import Explanation
+from gradcam_multi.page import Page, Row, explained_row, need_jinja
+from gradcam_multi.spec import Inputs
+from gradcam_multi.targets import TopClass, class_scores
+
+CLASSES = 5
+"""How many of the highest classes a page can switch between."""
+
+
+class PicturePage:
+    """A page that pictures are added to as they are explained.
+
+    `ranked` tells whether the highest classes belong on it beside what was asked for: where that is
+    a class's own score, and not a number of highest classes itself. `count` is how many pictures
+    there will be. Raises MissingExtraError without Jinja2.
+    """
+
+    def __init__(self, file: Path, count: int, ranked: bool) -> None:
+        need_jinja()
+        self.file = file
+        self.ranked = ranked
+        self.page = Page(count)
+
+    def further(
+        self, explainer: Explainer, arrays: Inputs, asked: list[Explanation]
+    ) -> list[Explanation]:
+        """Explain a batch for the highest classes that `asked` may not hold."""
+        if not self.ranked:
+            return []
+        classes = class_scores(asked[0].logits, asked[0].output).shape[1]
+        return explainer.several(arrays, [TopClass(rank) for rank in range(min(CLASSES, classes))])
+
+    def add(self, title: str, picture: Any, found: list[Explanation]) -> None:
+        """Add a picture with explanations of one item each; of a class that comes twice, one."""
+        once = {each.classes[0]: each for each in reversed(found)}
+        kept = [each for each in found if once[each.classes[0]] is each]
+        self.page.add(explained_row(picture.image, kept, picture.geometry, title))
+
+    def fail(self, title: str, message: str) -> None:
+        """Add a picture that could not be read."""
+        self.page.add(Row(title, error=message))
+
+    def write(self, model: str, record: dict[str, Any]) -> Path:
+        """Write the page; the model and what a picture's record says of all are its facts."""
+        shared = ((key, str(record[key])) for key in ("method", "layer", "backend"))
+        self.page.facts = [("model", model), *shared]
+        return self.page.write(self.file)
