@@ -24,7 +24,6 @@ from gradcam_multi.cli.main import (
     preprocess_option,
 )
 from gradcam_multi.cli.models import model_options, open_model
-from gradcam_multi.cli.picture_page import PicturePage
 from gradcam_multi.cli.scores import asked_target, output_option, score_options
 from gradcam_multi.errors import ImageError, InputError, PreprocessError
 from gradcam_multi.explainer import CamWarning, Explainer
@@ -34,6 +33,7 @@ from gradcam_multi.gallery import picture_row
 from gradcam_multi.geometry import Geometry
 from gradcam_multi.images import find_images, load_image
 from gradcam_multi.labels import read_labels
+from gradcam_multi.page.pictures import PicturePage
 from gradcam_multi.panel import panel
 from gradcam_multi.preprocess import Preprocess
 from gradcam_multi.smoothing import Smooth

@@ -30,7 +30,8 @@ def script_json(value: Any) -> str:
 
 def colour_tables() -> dict[str, str]:
     """Return every colour map's 256 RGB entries in base64, by name."""
-    return {name: base64.b64encode(lookup_table(name).tobytes()).decode() for name in colormap_names()}
+    tables = {name: lookup_table(name).tobytes() for name in colormap_names()}
+    return {name: base64.b64encode(table).decode() for name, table in tables.items()}
 
 
 def policy(scripts: Iterable[str], **more: str) -> str:
