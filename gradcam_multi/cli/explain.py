@@ -175,7 +175,7 @@ def command(
     make_folder(output)
 
     ranked = (top, score, versus) == (None, "logit", None)
-    page = PicturePage(output / "report.html", len(paths), ranked) if html else None
+    page = PicturePage(output / "report.html", paths, ranked) if html else None
     records: list[dict[str, Any]] = []
     failed: list[str] = []
     written = _output_names(paths, output)
@@ -186,7 +186,7 @@ def command(
         def skip(path: Path, message: str) -> None:
             failed.append(message)
             if page:
-                page.fail(str(path), message)
+                page.fail(path, message)
             bar.update()
 
         spec = _input(explainer)
@@ -205,7 +205,7 @@ def command(
                 records.append(_record(picture.path, file, asked))
                 if page:
                     shown = [*asked, *(explanation[index] for explanation in others)]
-                    page.add(str(picture.path), picture, shown)
+                    page.add(picture.path, picture, shown)
                 if not as_json:
                     bar.write(_lines(records[-1]))  # above the bar, not through it
                 bar.update()

@@ -77,5 +77,5 @@ const gradcamDialog = (() => {
     if (dialog.open && row) fill();
   }
 
-  return { show, refresh, choose, dialog, isOpen: () => dialog.open };
+  return { show, refresh, choose, dialog, isOpen: () => dialog.open, shownRow: () => row };
 })();

@@ -48,6 +48,11 @@ class Page:
         """Add a row at the end."""
         self._rows.append(encoded(row, self.count))
 
+    def arrange(self, titles: Sequence[str]) -> None:
+        """Bring the rows into the order of these titles."""
+        place = {title: number for number, title in enumerate(titles)}
+        self._rows.sort(key=lambda row: place[row["title"]])
+
     def html(self) -> str:
         """Return the page. Raises MissingExtraError without Jinja2."""
         rows = self._rows

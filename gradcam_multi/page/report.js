@@ -167,7 +167,8 @@
 
   gallery.addEventListener("keydown", pressed);
   dialog.addEventListener("keydown", pressed);
-  dialog.addEventListener("close", () => go(current));
+  // A browser gives the focus back to the card that it was on, which may be another one by now.
+  dialog.addEventListener("close", () => go(rows.indexOf(detail.shownRow())));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => { fill(); restyle(); }));
