@@ -227,20 +227,27 @@ class Explanation:
         return gallery(self, images, **options)
 
     def save(self, path: str | Path, images: Any = None, **options: Any) -> Path:
-        """Write a picture (.png, .jpg), all arrays (.npz) or a record (.json); return the path.
+        """Write a picture (.png, .jpg), a page (.html), all arrays (.npz) or a record (.json).
 
-        Raises ValueError for any other ending.
+        `options` are those of `to_pil`, for a page `geometry`. Returns the path. Raises ValueError
+        for any other ending.
         """
         path = Path(path)
         kind = path.suffix.lower()
         if kind in (".png", ".jpg", ".jpeg"):
             self.to_pil(images, **options).save(path)
+        elif kind == ".html":
+            from gradcam_multi.page import page_of, rows_of
+
+            page_of(rows_of(self, images, **options), len(self)).write(path)
         elif kind == ".npz":
             np.savez_compressed(path, allow_pickle=False, **self._arrays())
         elif kind == ".json":
             path.write_text(json.dumps(self.records(), indent=2) + "\n", encoding="utf-8")
         else:
-            raise ValueError(f"cannot save {path.name!r}: the endings are .png, .jpg, .npz, .json")
+            raise ValueError(
+                f"cannot save {path.name!r}: the endings are .png, .jpg, .html, .npz, .json"
+            )
         return path
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -279,8 +286,16 @@ class Explanation:
             )
         return records
 
-    def _repr_png_(self) -> bytes:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        from gradcam_multi.page.notebook import mimebundle
+
+        return mimebundle(self)
+
+    def _repr_png_(self) -> bytes | None:
         from io import BytesIO
+
+        if self.cam.ndim != 3:  # no picture: a notebook shows the text
+            return None
 
         stream = BytesIO()
         self.to_pil().save(stream, "PNG")

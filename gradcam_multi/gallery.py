@@ -54,14 +54,33 @@ def gallery(
     of `panel`. Raises ImageError where the number of pictures is not that of the items, or where
     the map is not 2-D.
     """
+    if images is None:
+        options.setdefault("alpha", 1.0)
+    blank = np.zeros((*explanation.size, 3), np.uint8)
+    rows = [
+        picture_row(blank if image is None else image, [item], where, f"item {number}")
+        for number, (image, item, where) in enumerate(paired(explanation, images, geometry))
+    ]
+    return panel(rows, **options)
+
+
+def paired(
+    explanation: Explanation,
+    images: Any = None,
+    geometry: Geometry | Sequence[Geometry] | None = None,
+) -> list[tuple[NDArray[np.uint8] | None, Explanation, Geometry | None]]:
+    """Lay the items of a batch beside their pictures, None where none are given.
+
+    Raises ImageError where the number of pictures is not that of the items, or where the map is
+    not 2-D.
+    """
     if explanation.cam.ndim != 3:
         raise ImageError(
             f"the map of {explanation.layer!r} has {explanation.cam.ndim - 1} spatial axes: a "
             "picture shows 2; save .npz or .json instead"
         )
     if images is None:
-        images = [np.zeros((*explanation.heatmap.shape[1:], 3), np.uint8)] * len(explanation)
-        options.setdefault("alpha", 1.0)
+        images = [None] * len(explanation)
     elif isinstance(images, np.ndarray) and images.ndim == 3:
         images = images[None]
     if len(images) != len(explanation):
@@ -69,8 +88,4 @@ def gallery(
             f"{len(images)} pictures were given for {len(explanation)} items: give one for each"
         )
     each = geometry if isinstance(geometry, Sequence) else [geometry] * len(explanation)
-    rows = [
-        picture_row(image, [item], where, f"item {number}")
-        for number, (image, item, where) in enumerate(zip(images, explanation, each, strict=True))
-    ]
-    return panel(rows, **options)
+    return list(zip(images, explanation, each, strict=True))

@@ -33,6 +33,7 @@ from gradcam_multi.gallery import picture_row
 from gradcam_multi.geometry import Geometry
 from gradcam_multi.images import find_images, load_image
 from gradcam_multi.labels import read_labels
+from gradcam_multi.page.pictures import PicturePage
 from gradcam_multi.panel import panel
 from gradcam_multi.preprocess import Preprocess
 from gradcam_multi.smoothing import Smooth
@@ -109,6 +110,9 @@ class Picture:
 )
 @output_option
 @model_options
+@click.option(
+    "--html", is_flag=True, help="Also write report.html: all pictures on a page, by class."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead of a table.")
 def command(
     model: str,
@@ -132,6 +136,7 @@ def command(
     backend: str | None,
     weights: str | None,
     trust: bool,
+    html: bool,
     as_json: bool,
 ) -> None:
     """Show where MODEL looks in each IMAGE (files, folders or patterns).
@@ -169,6 +174,8 @@ def command(
     )
     make_folder(output)
 
+    ranked = (top, score, versus) == (None, "logit", None)
+    page = PicturePage(output / "report.html", paths, ranked) if html else None
     records: list[dict[str, Any]] = []
     failed: list[str] = []
     written = _output_names(paths, output)
@@ -176,8 +183,10 @@ def command(
     quiet = None if len(paths) >= FEW else True
     with tqdm(total=len(paths), unit="picture", leave=False, disable=quiet) as bar:
 
-        def skip(message: str) -> None:
+        def skip(path: Path, message: str) -> None:
             failed.append(message)
+            if page:
+                page.fail(path, message)
             bar.update()
 
         spec = _input(explainer)
@@ -187,15 +196,21 @@ def command(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CamWarning)  # said beside each picture instead
                 explanations = explainer.several(arrays, targets)
+                others = page.further(explainer, arrays, explanations) if page else []
             for index, picture in enumerate(batch):
-                ranked = [explanation[index] for explanation in explanations]
+                asked = [explanation[index] for explanation in explanations]
                 file = written[picture.path]
-                row = picture_row(picture.image, ranked, picture.geometry, picture.path.name)
+                row = picture_row(picture.image, asked, picture.geometry, picture.path.name)
                 panel([row]).save(file)
-                records.append(_record(picture.path, file, ranked))
+                records.append(_record(picture.path, file, asked))
+                if page:
+                    shown = [*asked, *(explanation[index] for explanation in others)]
+                    page.add(picture.path, picture, shown)
                 if not as_json:
                     bar.write(_lines(records[-1]))  # above the bar, not through it
                 bar.update()
+    if page and records:
+        page.write(model, records[0])
     if as_json:
         click.echo(json.dumps(records, indent=2))
     for message in failed:
@@ -224,7 +239,7 @@ def _input(explainer: Explainer) -> TensorSpec:
 
 
 def _read(
-    paths: Sequence[Path], prepare: Preprocess, spec: TensorSpec, skip: Callable[[str], None]
+    paths: Sequence[Path], prepare: Preprocess, spec: TensorSpec, skip: Callable[[Path, str], None]
 ) -> Iterator[Picture]:
     """Read pictures one by one; a bad one is given to `skip`, and the others go on."""
     last = spec.layout == "channels_last"
@@ -234,7 +249,7 @@ def _read(
             image = load_image(path)
             array, geometry = prepare.apply(image, size=(size[0], size[1]), layout=spec.layout)
         except ImageError as error:
-            skip(str(error))
+            skip(path, str(error))
             continue
         channels = spec.shape[-1 if last else 1]
         if channels not in (None, array.shape[-1 if last else 0]):

@@ -21,7 +21,9 @@ COMMANDS = {
     "explain": "Show where a model looks in pictures.",
     "export": "Write a model with its explanation as one ONNX file.",
     "layers": "List a model's layers and mark the one that is explained by default.",
+    "live": "Write a page that explains pictures in a browser.",
     "methods": "List the methods, what each needs and what it costs.",
+    "report": "Write an audit as one HTML file, to look through.",
 }
 
 

@@ -18,7 +18,7 @@ ORDER = [
     "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo", "hooks",
     "geometry", "preprocess", "overlay", "attribution", "plugins", "panel", "picture_input",
     "explanation", "notices", "fusion", "probing", "smoothing",
-    "explainer", "concepts", "verification", "export", "gallery",
+    "explainer", "concepts", "verification", "export", "gallery", "page", "live",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
     "diagnosis", "doctor", "metrics", "audit",
     "testing", "cli", "__main__",
@@ -26,6 +26,7 @@ ORDER = [
 # Behind a function or for types only, where a name is needed without making an arrow.
 LATE = {
     ("explanation", "gallery"),
+    ("explanation", "page"),
     ("hooks", "demo"),
     ("comparison", "comparison_table"),
     ("comparison", "drift_panel"),

@@ -47,6 +47,9 @@ def test_each_package_is_typed_and_holds_every_module(wheel):
         source = ROOT / package if package == "gradcam_multi" else ROOT / "backends" / package
         modules = {str(path.relative_to(source.parent)) for path in source.rglob("*.py")}
         assert modules <= names
+    # What pages are made of is no module.
+    for name in ("page/report.html.j2", "page/maps.js", "live/index.html", "live/worker.js"):
+        assert f"gradcam_multi/{name}" in names
 
 
 def test_what_the_demo_needs_is_small(wheel):
@@ -64,7 +67,7 @@ def test_metadata(wheel):
         for name in ("METADATA", "entry_points.txt")
     )
     assert "License-Expression: Apache-2.0" in metadata
-    for extra in ("onnx", "onnx-gpu", "torch", "tensorflow", "all", "dev"):
+    for extra in ("onnx", "onnx-gpu", "torch", "tensorflow", "report", "web", "all", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
     assert "gradcam = gradcam_multi.cli:main" in entries
     both = [
