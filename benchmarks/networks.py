@@ -137,7 +137,9 @@ def vit_s16(ops: Any, x: Any) -> Any:
         y = ops.attention(ops.dense(y, f"block{index}_qkv", width, 3 * width), width, heads)
         x = ops.add(x, ops.dense(y, f"block{index}_proj", width, width))
         y = ops.layer_norm(x, f"block{index}_norm2", width)
-        y = ops.act(ops.dense(y, f"block{index}_fc1", width, 4 * width), f"block{index}_gelu", "gelu")
+        y = ops.act(
+            ops.dense(y, f"block{index}_fc1", width, 4 * width), f"block{index}_gelu", "gelu"
+        )
         x = ops.add(x, ops.dense(y, f"block{index}_fc2", 4 * width, width))
     return ops.dense(ops.first(ops.layer_norm(x, "norm", width)), "logits", width, CLASSES)
 
