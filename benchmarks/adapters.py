@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import SIDE, Network, NETWORKS, Program
+from networks import NETWORKS, SIDE, Program
 
 from gradcam_multi import Explainer
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from measuring import Turns, compared
-from records import RESULTS, Record, merge
+from records import RESULTS, Record, merge, runtime
 
 FOUND = pytest.StashKey[list[Record]]()
 
@@ -54,9 +54,10 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Keep a record; what it is about by keywords, the figures as `compared` gives them."""
 
     def keep(experiment: str, figures: dict[str, Any], *, unit: str = "ms", **about: Any) -> None:
-        request.config.stash[FOUND].append(
-            {"experiment": experiment, **about, "unit": unit, **figures}
-        )
+        if "framework" in about:
+            about["version"] = runtime(about["framework"])
+        found = {"experiment": experiment, **about, "unit": unit, **figures}
+        request.config.stash[FOUND].append(found)
 
     return keep
 
@@ -71,7 +72,11 @@ def record_turns(record: Callable[..., None]) -> Callable[..., None]:
         for who, values in times.items():
             if who != plain:
                 name = "gradcam-multi" if who == "ours" else who
-                record(experiment, compared(values, times[plain]), who=name, **about)
+                figures = compared(values, times[plain])
+                if "ours" in times and who != "ours":
+                    figures["ours"] = 1e3 * float(np.median(times["ours"]))
+                    figures["slower"] = float(np.median(values) / np.median(times["ours"]))
+                record(experiment, figures, who=name, **about)
 
     return keep
 

@@ -131,7 +131,8 @@ def efficientnet_b0(ops: Any, x: Any) -> Any:
 def vit_s16(ops: Any, x: Any) -> Any:
     width, heads = 384, 6
     x = ops.tokens(ops.conv(x, "patches", (3, width), 16, stride=16, pad=False), width)
-    x = ops.positions(ops.class_token(x, "class_token", width), "positions", (SIDE // 16) ** 2 + 1)
+    x = ops.class_token(x, "class_token", width)
+    x = ops.positions(x, "positions", (SIDE // 16) ** 2 + 1, width)
     for index in range(12):
         y = ops.layer_norm(x, f"block{index}_norm1", width)
         y = ops.attention(ops.dense(y, f"block{index}_qkv", width, 3 * width), width, heads)

@@ -105,8 +105,8 @@ class KerasOps:
     def class_token(self, x: Any, name: str, width: int) -> Any:
         return Prefix(normal(name, (1, 1, width), 0.02), name=name)(x)
 
-    def positions(self, x: Any, name: str, count: int) -> Any:
-        return Positions(normal(name, (1, count, 384), 0.02), name=name)(x)
+    def positions(self, x: Any, name: str, count: int, width: int) -> Any:
+        return Positions(normal(name, (1, count, width), 0.02), name=name)(x)
 
     def attention(self, x: Any, width: int, heads: int) -> Any:
         return Attention(width, heads)(x)

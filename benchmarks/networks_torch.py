@@ -3,9 +3,6 @@
 import io
 import warnings
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -83,9 +80,9 @@ class TorchOps(nn.Module):
             return None
         return torch.cat([self.parts[name].value.expand(len(x), -1, -1), x], 1)
 
-    def positions(self, x: Any, name: str, count: int) -> Any:
+    def positions(self, x: Any, name: str, count: int, width: int) -> Any:
         if x is None:
-            self.parts[name] = Parameter(normal(name, (1, count, 384), 0.02))
+            self.parts[name] = Parameter(normal(name, (1, count, width), 0.02))
             return None
         return x + self.parts[name].value
 

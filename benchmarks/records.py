@@ -16,7 +16,9 @@ from typing import Any
 Record = dict[str, Any]
 
 RESULTS = Path(__file__).parent / "results"
-KEY = ("experiment", "model", "batch", "framework", "who", "method", "size", "device")
+KEY = (
+    "experiment", "framework", "version", "model", "batch", "method", "who", "size", "device",
+)  # fmt: skip
 """What tells one record from another: a later run of the same replaces it."""
 
 PACKAGES = (
@@ -46,6 +48,15 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.machine()
+
+
+def runtime(framework: str) -> str | None:
+    """Return the version of what computes for an adapter, without its third number."""
+    names = {"onnx": ("onnxruntime-gpu", "onnxruntime"), "tensorflow": ("tensorflow-cpu",)}
+    for name in (*names.get(framework, ()), framework):
+        if version := _version(name):
+            return ".".join(version.split(".")[:2])
+    return None
 
 
 def _version(name: str) -> str | None:

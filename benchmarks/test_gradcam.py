@@ -4,8 +4,6 @@ Everything takes turns in one process, on the same weights and pictures. No time
 the table.
 """
 
-import warnings
-
 import pytest
 from adapters import FRAMEWORKS, opened
 from measuring import compared
@@ -32,7 +30,7 @@ def test_time(framework, name, batch, turns, record_turns):
     record_turns("gradcam", times, model=name, framework=framework, batch=batch, method="gradcam")
 
 
-@pytest.mark.parametrize("batch", (1, 8))
+@pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_against_torch_peers(name, batch, turns, record):
     """The ONNX adapter beside the PyTorch peers on the same weights."""

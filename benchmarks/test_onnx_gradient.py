@@ -16,7 +16,7 @@ def last_feature_map(model: Any) -> str:
 
 
 def first_convolution(model: Any) -> str:
-    return next(layer.name for layer in model.layers() if layer.spatial)
+    return next(layer.name for layer in model.layers() if layer.role == "conv")
 
 
 def priced(name: str, batch: int, layer: Callable[[Any], str], turns: Any) -> dict[str, np.ndarray]:
