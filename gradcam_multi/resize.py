@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gradcam_multi.products import product
 from gradcam_multi.spec import Array
 
 
@@ -50,9 +51,9 @@ def resize(maps: ArrayLike, size: tuple[int, ...]) -> Array:
         if out.shape[axis] != target:
             matrix = interpolation_matrix(out.shape[axis], target)
             if axis == out.ndim - 1:
-                out = out @ matrix.T
+                out = product(out, matrix.T)
             else:
                 tail = out.shape[axis + 1 :]
-                flat = matrix @ out.reshape(*out.shape[: axis + 1], -1)
+                flat = product(matrix, out.reshape(*out.shape[: axis + 1], -1))
                 out = flat.reshape(*out.shape[:axis], target, *tail)
     return out

@@ -7,6 +7,7 @@ signed map `(N, P)`. Notation: r(x) = max(x, 0); k runs over channels.
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcam_multi.products import product
 from gradcam_multi.spec import Array
 
 Vectors = NDArray[np.float64]
@@ -14,8 +15,8 @@ Vectors = NDArray[np.float64]
 
 def weighted(weights: NDArray[np.floating], activations: Array) -> Array:
     """Sum of channels, each times its weight: (N, C), (N, C, P) -> (N, P)."""
-    out: Array = np.matmul(weights[:, None, :].astype(np.float32, copy=False), activations)[:, 0]
-    return out
+    rows = weights[:, None, :].astype(np.float32, copy=False)
+    return product(rows, activations)[:, 0]
 
 
 def _total(values: Array) -> Array:
