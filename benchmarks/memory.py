@@ -1,57 +1,65 @@
-"""Prints the memory, in MB, of one process that runs a model file on one picture.
+"""Prints the peak memory, in MB, of one process that runs a model on a batch of pictures.
 
-Arguments: a file, and `plain` for an ONNX Runtime session or `ours` for a gradient at the final
-feature map. Three figures: after the imports, at the highest, and after some runs.
+Arguments: a framework, a model's file, a batch, and `plain` or `ours`. The peak is that of the
+calls, the model held and the framework imported: opening a model is not counted, and is the same
+for both. Resident memory, from the kernel's own high-water mark.
 """
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from networks import inputs
 
 RUNS = 5
-PICTURE = np.zeros((1, 3, 224, 224), np.float32)
 
 
 def megabytes(field: str) -> float:
-    # Not getrusage: its peak is inherited from the process that started this one.
     status = Path("/proc/self/status").read_text().split(f"{field}:")[1]
     return int(status.split()[0]) / 1024
 
 
-def plain(path: str) -> Callable[[], object]:
-    import onnxruntime
+def read(framework: str, path: str) -> tuple[Any, Callable[[np.ndarray], Any]]:
+    """Return what an explainer opens, and plain inference."""
+    if framework == "onnx":
+        from adapters import session_call
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: PICTURE})
+        return path, session_call(path)
+    if framework == "tensorflow":
+        import keras
+        import networks_keras  # noqa: F401, its layers are in the file
+        from adapters import channels_last, function_call
+
+        model = keras.saving.load_model(path, safe_mode=False)
+        function = function_call(model)
+        return model, lambda x: function(channels_last(x))
+    import torch
+
+    module = torch.load(path, weights_only=False, mmap=True)
+
+    def plain(x: np.ndarray) -> Any:
+        with torch.inference_mode():
+            return module(torch.from_numpy(x)).numpy()
+
+    return module, plain
 
 
-def ours(path: str) -> Callable[[], object]:
-    from gradcam_multi import Explainer
+def main(framework: str, path: str, batch: str, kind: str) -> None:
+    x = inputs(int(batch))
+    model, call = read(framework, path)
+    if kind == "ours":
+        from adapters import channels_last
 
-    explainer = Explainer(path)
-    return lambda: explainer.several(PICTURE, [0])
+        from gradcam_multi import Explainer
 
-
-KINDS = {
-    "plain": (plain, ["onnxruntime"]),
-    "ours": (ours, ["gradcam_multi", "gradcam_multi_onnx.model"]),
-}
-"""Who makes a call of a file, and what it imports for any model."""
-
-
-def main(path: str, kind: str) -> None:
-    make, modules = KINDS[kind]
-    for module in modules:
-        import_module(module)
-    imported = megabytes("VmRSS")
-    call = make(path)
+        explainer = Explainer(model)
+        x = channels_last(x) if framework == "tensorflow" else x
+        call = lambda x: explainer(x, 0).heatmap  # noqa: E731
     for _ in range(RUNS):
-        call()
-    print(imported, megabytes("VmHWM"), megabytes("VmRSS"))
+        call(x)
+    print(megabytes("VmHWM"))
 
 
 if __name__ == "__main__":
