@@ -58,6 +58,8 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
             about["version"] = runtime(about["framework"])
         found = {"experiment": experiment, **about, "unit": unit, **figures}
         request.config.stash[FOUND].append(found)
+        if name := request.config.option.save:  # at once: a run that is cut short keeps what it has
+            merge(RESULTS / f"{name}.json", [found])
 
     return keep
 
@@ -79,12 +81,6 @@ def record_turns(record: Callable[..., None]) -> Callable[..., None]:
                 record(experiment, figures, who=name, **about)
 
     return keep
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    name, found = session.config.option.save, session.config.stash[FOUND]
-    if name and found:
-        merge(RESULTS / f"{name}.json", found)
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
