@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 def model_file(framework: str, name: str, folder: Path) -> Path:
     model, path = opened(framework, name).model, folder / f"{framework}-{name}"
     if framework == "onnx":
+        path = path.with_suffix(".onnx")
         path.write_bytes(model)
     elif framework == "tensorflow":
         path = path.with_suffix(".keras")
