@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradcam_multi.errors import PreprocessError
+from gradcam_multi.products import product
 from gradcam_multi.resize import interpolation_weights
 
 
@@ -36,7 +37,7 @@ class Geometry:
         top, left, bottom, right = self.box
         rows, matrix_h = _axis(self.size[0], top, bottom, grid.shape[-2])
         columns, matrix_w = _axis(self.size[1], left, right, grid.shape[-1])
-        inside = matrix_h @ (grid @ matrix_w.T)
+        inside = product(matrix_h, product(grid, matrix_w.T))
         if inside.shape[-2:] == self.size:
             return inside
         out = np.full((*grid.shape[:-2], *self.size), fill, np.float32)

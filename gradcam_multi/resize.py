@@ -11,12 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gradcam_multi.products import product
 from gradcam_multi.spec import Array
-
-# OpenBLAS starts threads for a product of more than 4 * 65536 multiplications, and they spin for
-# up to 30 ms afterwards, on the cores that the model's next run needs: 2 ms of SqueezeNet became 7.
-_SERIAL = 1 << 18
-_FEWEST = 8  # columns at once: below, the product is large, and worth its threads
 
 
 def interpolation_weights(position: NDArray[np.floating[Any]], source: int) -> Array:
@@ -52,27 +48,12 @@ def resize(maps: ArrayLike, size: tuple[int, ...]) -> Array:
         raise ValueError(f"cannot resize a grid of rank {out.ndim - 1} to the size {size}")
     # The first axis last: matmul broadcasts over what stands before its last two axes.
     for axis, target in reversed(list(enumerate(size, start=1))):
-        source = out.shape[axis]
-        if source != target:
+        if out.shape[axis] != target:
             head, tail = out.shape[:axis], out.shape[axis + 1 :]
-            matrix = interpolation_matrix(source, target)
-            made = np.empty((*head, target, *tail), np.float32)
+            matrix = interpolation_matrix(out.shape[axis], target)
             if tail:
-                columns = out.reshape(*head, source, -1)
-                into = made.reshape(*head, target, -1)
-                for part in _parts(columns.shape[-1], source * target):
-                    np.matmul(matrix, columns[..., part], out=into[..., part])
+                out = product(matrix, out.reshape(*head, len(matrix.T), -1))
             else:
-                rows, into = out.reshape(-1, source), made.reshape(-1, target)
-                for part in _parts(len(rows), source * target):
-                    np.matmul(rows[part], matrix.T, out=into[part])
-            out = made
+                out = product(out.reshape(-1, len(matrix.T)), matrix.T)
+            out = out.reshape(*head, target, *tail)
     return out
-
-
-def _parts(count: int, each: int) -> list[slice]:
-    """Cut `count` columns of `each` multiplications into products that one thread makes."""
-    step = _SERIAL // each
-    if step < _FEWEST:
-        return [slice(0, count)]
-    return [slice(start, start + step) for start in range(0, count, step)]

@@ -8,6 +8,7 @@ channels of weight times A. Notation: r(x) = max(x, 0); k runs over channels.
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcam_multi.products import product
 from gradcam_multi.spec import Array
 
 Vectors = NDArray[np.float64]
@@ -19,8 +20,7 @@ def weighted(weights: NDArray[np.floating], activations: Array) -> Array:
     if weights.ndim == 3:
         cellwise: Array = np.einsum("ncp,ncp->np", narrow, activations)
         return cellwise
-    out: Array = np.matmul(narrow[:, None, :], activations)[:, 0]
-    return out
+    return product(narrow[:, None, :], activations)[:, 0]
 
 
 def weighted_terms(weights: NDArray[np.floating], activations: Array) -> Vectors:

@@ -14,7 +14,7 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "onnx", "onnxruntime", "jax"}
 
 # Each part of the core, lowest first; a module imports only from lines above its own.
 ORDER = [
-    "errors", "spec", "backward", "sizes", "image_input", "labels", "resize", "exif",
+    "errors", "spec", "backward", "sizes", "image_input", "labels", "products", "resize", "exif",
     "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo", "hooks",
     "geometry", "preprocess", "overlay", "attribution", "plugins", "panel", "picture_input",
     "explanation", "notices", "fusion", "probing", "smoothing",

@@ -1,20 +1,19 @@
-"""The price of Grad-CAM on Keras' own networks at full size, batch 8, under each backend of Keras.
+"""Grad-CAM of Keras' own networks at full size, batch 8, under each backend of Keras.
 
-Plain inference and explanations take turns; compared are medians. KERAS_BACKEND chooses the
-backend; under PyTorch the network's ONNX export is measured too. No time is asserted: read the
-table.
+KERAS_BACKEND chooses the backend; under PyTorch the network's ONNX export is measured too. No time
+is asserted: read the table.
 """
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_onnx_price import interleaved, record
+from adapters import Opened, function_call, session_call
 
 keras = pytest.importorskip("keras", reason="needs Keras")
+pytestmark = pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # random weights
 
 NETWORKS = (
     "ResNet50", "VGG16", "MobileNetV2", "DenseNet121",
@@ -35,10 +34,7 @@ def inference(model: Any) -> Callable[[np.ndarray], Any]:
     """Return plain inference as the backend's own users write it."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        function = tf.function(lambda x: model(x, training=False), autograph=False)
-        return lambda x: function(tf.convert_to_tensor(x)).numpy()
+        return function_call(model)
     if backend == "torch":
         import torch
 
@@ -59,34 +55,23 @@ def inference(model: Any) -> Callable[[np.ndarray], Any]:
     return lambda x: np.asarray(compiled(x))
 
 
-def priced(plain: Callable[[np.ndarray], Any], model: Any, x: np.ndarray) -> np.ndarray:
-    from gradcam_multi import Explainer
-
-    explainer = Explainer(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # random weights may leave a map without evidence
-        for _ in range(2):
-            plain(x)
-            explainer(x)
-        return interleaved(lambda: plain(x), lambda: explainer(x))
-
-
-def test_keras(network, record_property):
+def test_keras(network, turns, record_turns):
     name, model, x = network
-    times = priced(inference(model), model, x)
-    record(record_property, name, f"keras {keras.backend.backend()}", BATCH, times)
+    opened = Opened(model, inference(model))
+    times = turns(opened.ours(x), {"plain": lambda: opened.plain(x)})
+    framework = f"keras {keras.backend.backend()}"
+    record_turns("applications", times, model=name, framework=framework, batch=BATCH)
 
 
-def test_onnx_export(network, record_property, tmp_path: Path):
+def test_onnx_export(network, turns, record_turns, tmp_path: Path):
     if keras.backend.backend() != "torch":
         pytest.skip("Keras exports ONNX under its torch backend")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
     from gradcam_multi_tensorflow.under_torch import write
 
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
     name, model, x = network
     path = str(tmp_path / "model.onnx")
     write(model, path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feed = session.get_inputs()[0].name
-    times = priced(lambda x: session.run(None, {feed: x}), path, x)
-    record(record_property, name, "onnx", BATCH, times)
+    opened = Opened(path, session_call(path))
+    times = turns(opened.ours(x), {"plain": lambda: opened.plain(x)})
+    record_turns("applications", times, model=name, framework="onnx", batch=BATCH)

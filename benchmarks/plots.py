@@ -1,0 +1,90 @@
+"""The plots of a report, by matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .growth import fitted
+from .records import Record
+
+BATCH = 8
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot_prices(records: Sequence[Record], path: Path) -> bool:
+    """Bars of the ratio to inference, a panel a framework; returns whether there was any."""
+    rows = [
+        r
+        for r in records
+        if r["experiment"] == "gradcam" and r["batch"] == BATCH and r.get("device") is None
+    ]
+    frameworks = list(dict.fromkeys(row["framework"] for row in rows))
+    if not rows:
+        return False
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        1, len(frameworks), figsize=(4.5 * len(frameworks), 3.6), squeeze=False, sharey=True
+    )
+    for axis, framework in zip(axes[0], frameworks, strict=True):
+        here = [row for row in rows if row["framework"] == framework]
+        models = list(dict.fromkeys(row["model"] for row in here))
+        who = sorted({row["who"] for row in here}, key=lambda name: (name != "gradcam-multi", name))
+        width = 0.8 / len(who)
+        for index, name in enumerate(who):
+            found = {row["model"]: row["ratio"] for row in here if row["who"] == name}
+            places = [models.index(model) + (index + 0.5) * width - 0.4 for model in found]
+            axis.bar(places, list(found.values()), width, label=name)
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(models)), models, rotation=30, ha="right", fontsize=8)
+        axis.set_title(framework)
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel(f"time / inference, batch {BATCH}")
+    _save(figure, path, rows)
+    return True
+
+
+def plot_growth(records: Sequence[Record], path: Path) -> bool:
+    """Prices against sizes with their fits, a panel for what grows."""
+    rows = [r for r in records if r["experiment"] == "growth" and r["who"] == "gradcam-multi"]
+    what = list(dict.fromkeys(row["method"] for row in rows))
+    if not rows:
+        return False
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, len(what), figsize=(3.6 * len(what), 3.4), squeeze=False)
+    for axis, name in zip(axes[0], what, strict=True):
+        here = [row for row in rows if row["method"] == name]
+        for color, framework in enumerate(dict.fromkeys(row["framework"] for row in here)):
+            points = sorted(
+                (row["size"], row["median"], row["plain"])
+                for row in here
+                if row["framework"] == framework
+            )
+            sizes, ours, plain = zip(*points, strict=True)
+            axis.plot(sizes, ours, "o", color=f"C{color}", label=framework, markersize=4)
+            axis.plot(sizes, plain, "x", color=f"C{color}", markersize=4)
+            if len(sizes) >= 3:
+                law = fitted(sizes, ours)
+                fit = [law.fixed + law.slope * size**law.exponent for size in sizes]
+                axis.plot(sizes, fit, color=f"C{color}", linewidth=1)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_title({"side": "pixels"}.get(name, name))
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("ms: dots Grad-CAM, crosses inference")
+    _save(figure, path, rows)
+    return True
+
+
+def _save(figure: Any, path: Path, rows: Sequence[Record]) -> None:
+    dates = sorted({row["date"] for row in rows})
+    figure.supxlabel(f"measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
