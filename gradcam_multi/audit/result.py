@@ -61,7 +61,8 @@ class Audit:
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Read a picture of the audit again, (H, W, 3) uint8 RGB, by its index.
 
-        Raises AuditError where the source was given as a list, ImageError where it cannot be read.
+        Raises AuditError where the source was given as a list or has changed, so that another
+        picture has the index, and ImageError where it cannot be read.
         """
         source = self.settings["source"]
         if source["given"] is None:
@@ -74,6 +75,12 @@ class Audit:
                 source["given"],
                 columns=Columns(*source["columns"]),
                 folder_labels=source["folder_labels"],
+            )
+            self._changed = self._source.digest() != source["digest"]
+        if self._changed:
+            raise AuditError(
+                f"{source['given']!r} does not list the pictures of the audit any more: read them "
+                "by their paths"
             )
         return read_picture(self._source.items(index, index + 1)[0])
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from gradcam_multi.audit.report import LIMIT, audit_page
 from gradcam_multi.page import need_jinja
-from gradcam_multi.page.audited import LIMIT, audit_page
 
 
 @click.command("report")

@@ -10,7 +10,10 @@ from gradcam_multi.cam.evidence import LIMIT, Evidence, evidence
 from gradcam_multi.demo import VALIDATION_SEED, as_inputs, draw_scenes, load_network
 
 SCENES = 4
-FEW = {"rise": 500, "ss-cam": 2, "is-cam": 2, "smoothgradcam++": 4}
+FEW = {
+    "rise": 500, "ss-cam": 2, "is-cam": 2, "smoothgradcam++": 4, "smoothgrad": 8,
+    "integrated-gradients": 10,
+}  # fmt: skip
 # Over these scenes a method's correlations have deviations of up to 0.3, so that a mean of four
 # has an error of 0.15; stored are means of 16 scenes and three redraws.
 TOLERANCE = 0.3

@@ -7,14 +7,18 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import gradcam_multi as gm
+from gradcam_multi.audit.report import audit_page
 from gradcam_multi.cli import main
-from gradcam_multi.errors import ImageError
-from gradcam_multi.page.audited import audit_page
+from gradcam_multi.errors import AuditError, ImageError
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pytest.importorskip("jinja2", reason="Jinja2 is not installed")
 
 import pyarrow.parquet as pq
+
+from gradcam_multi.audit.result import open_audit
+from gradcam_multi.audit.settings import SCHEMA
 
 GRID = (3, 4)
 COUNT = 30
@@ -68,9 +72,12 @@ def audit(tmp_path):
         pq.write_table(pa.table(columns), tmp_path / f"part-{start // 10:06}.parquet")
     settings = {
         "model": {"name": "net.onnx"}, "method": "gradcam", "layer": None,
-        "labels": ["cat", "dog"], "source": {"given": str(tmp_path / "pictures")},
+        "labels": ["cat", "dog"], "source": {
+            "given": str(tmp_path / "pictures"), "columns": [None] * 3, "folder_labels": False,
+            "digest": "of more pictures than there are now",
+        },
     }  # fmt: skip
-    (tmp_path / "audit.json").write_text(json.dumps({"settings": settings}))
+    (tmp_path / "audit.json").write_text(json.dumps({"schema": SCHEMA, "settings": settings}))
     findings = {
         "places": [{"kind": "corner", "class": 0}],
         "outliers": {"images": [{"index": OUTLIER}]},
@@ -124,3 +131,19 @@ def test_the_command(audit, tmp_path):
     (folder / "part-000001.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(ImageError, match="is damaged"):
         audit_page(folder)
+
+
+def test_pictures_of_a_table_are_found_from_anywhere(scenes, tmp_path, monkeypatch):
+    """Names in a CSV are those from its own folder, and of the list as it was audited."""
+    names = sorted(path.name for path in (scenes.folder / "pictures").glob("*.png"))[:3]
+    for name in names:
+        (tmp_path / name).write_bytes((scenes.folder / "pictures" / name).read_bytes())
+    table = tmp_path / "names.csv"
+    table.write_text("\n".join(["image", *names]))
+    found = gm.audit(scenes.sound, table, tmp_path / "out", preprocess="unit")
+    monkeypatch.chdir("/")
+    assert all("picture" in row for row in audit_page(found.path)._rows)
+    table.write_text("\n".join(["image", *reversed(names)]))
+    with pytest.raises(AuditError, match="any more"):
+        open_audit(found.path).picture(0)
+    assert not any("picture" in row for row in audit_page(found.path)._rows)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradcam_multi.cam import Status
-from gradcam_multi.errors import ImageError, MissingExtraError
+from gradcam_multi.errors import AuditError, ImageError, MissingExtraError
 from gradcam_multi.images import load_image
 from gradcam_multi.page.render import Page
 from gradcam_multi.page.rows import ClassMap, Row
@@ -45,6 +45,9 @@ def audit_page(folder: str | Path, limit: int = LIMIT) -> Page:
     numbers, total = _chosen(out, marks, limit)
     settings = about.get("settings", {})
     source = settings.get("source", {}).get("given")
+    from gradcam_multi.audit.result import open_audit  # needs pyarrow, which is there by now
+
+    audit = open_audit(out)
     roots = (Path(), Path(source) if source else Path(), out)
     page = Page(
         len(numbers),
@@ -61,7 +64,7 @@ def audit_page(folder: str | Path, limit: int = LIMIT) -> Page:
     )  # fmt: skip
     for record in _records(out, numbers):
         found = (*marks.get(record["index"], ()), *_places(record, summary))
-        page.add(audited_row(record, settings.get("labels"), found, _picture(record, roots)))
+        page.add(audited_row(record, settings.get("labels"), found, _picture(record, audit, roots)))
     return page
 
 
@@ -154,7 +157,10 @@ def _status(cam: Array | None) -> Status:
     return "constant" if flat else "ok"
 
 
-def _picture(record: Record, roots: Sequence[Path]) -> Any:
+def _picture(record: Record, audit: Any, roots: Sequence[Path]) -> Any:
+    """Read a picture from the audit's source or, where that has changed, by its path."""
+    with suppress(AuditError, ImageError):
+        return audit.picture(record["index"])
     for root in roots:
         with suppress(ImageError):
             return load_image(root / record["path"])
