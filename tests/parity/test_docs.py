@@ -44,6 +44,16 @@ def test_examples_print_what_is_said(name):
         assert printed == said
 
 
+# An untrained network may have no evidence for a class, and says so.
+@pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_trackers_page(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    monkeypatch.chdir(tmp_path)  # for the logs
+    for printed, said in printed_and_said("trackers.md"):
+        assert printed == said
+
+
 @pytest.mark.parametrize("name", TRAINED)
 # Layers that a detection does not pass have no map, and some maps are negative: the pages say so.
 @pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")
