@@ -9,7 +9,7 @@ import gradcam_multi_jax
 import pytest
 
 PACKAGE = Path(gradcam_multi_jax.__file__).parent
-PUBLIC = {"gradcam_multi", "gradcam_multi.errors", "gradcam_multi.spec"}
+PUBLIC = {"gradcam_multi", "gradcam_multi.backward", "gradcam_multi.errors", "gradcam_multi.spec"}
 """What docs/adapters.md names for adapters; `gradcam_multi.testing` is for their tests."""
 TESTS = [path for path in Path(__file__).parent.glob("*.py") if path != Path(__file__)]
 
