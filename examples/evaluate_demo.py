@@ -2,7 +2,7 @@
 
     python examples/evaluate_demo.py
 
-needs one of the frameworks, and takes half an hour on two cores of a CPU.
+needs one of the frameworks, and takes about an hour on two cores of a CPU.
 """
 
 from __future__ import annotations
