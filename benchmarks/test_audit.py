@@ -17,7 +17,7 @@ from gradcam_multi.plugins import installed
 ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("pyarrow", reason="needs pyarrow")
 
-PICTURES, BATCH = 2000, 32
+PICTURES, BATCH = 5000, 32  # so many that opening the model, a tenth of a second, weighs little
 
 
 @pytest.fixture(scope="module")
