@@ -41,7 +41,7 @@ def audit_page(folder: str | Path, limit: int = LIMIT) -> Page:
     """
     out = Path(folder)
     about, summary = _json(out / "audit.json"), _json(out / "summary.json")
-    marks = marked(summary)
+    marks, named = marked(summary), _named(summary)
     numbers, total = _chosen(out, marks, limit)
     settings = about.get("settings", {})
     source = settings.get("source", {}).get("given")
@@ -59,11 +59,11 @@ def audit_page(folder: str | Path, limit: int = LIMIT) -> Page:
         ],
         findings={
             name: FINDINGS[name] for name in FINDINGS
-            if any(name in each for each in marks.values()) or name in _named(summary)
+            if any(name in each for each in marks.values()) or name in named
         },
     )  # fmt: skip
     for record in _records(out, numbers):
-        found = (*marks.get(record["index"], ()), *_places(record, summary))
+        found = (*marks.get(record["index"], ()), *_places(record, named))
         page.add(audited_row(record, settings.get("labels"), found, _picture(record, audit, roots)))
     return page
 
@@ -133,14 +133,13 @@ def _named(summary: Record) -> dict[str, set[Any]]:
     return named
 
 
-def _places(record: Record, summary: Record) -> list[str]:
+def _places(record: Record, named: Mapping[str, set[Any]]) -> list[str]:
     if record["error"] is not None:
         return []
     shares = {
         _CORNER: max((record.get(f"{name}_energy") or 0) / 0.5 for name in _CORNERS),
         _BORDER: (record.get("border_energy") or 0) / 0.75,
     }
-    named = _named(summary)
     return [
         name for name, share in shares.items()
         if share >= 1 and record["target"] in named.get(name, ())

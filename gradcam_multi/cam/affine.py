@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
 from gradcam_multi.errors import LayerError
 from gradcam_multi.spec import Array
@@ -76,9 +77,8 @@ def shapleycam(probe: Probe) -> Scores:
     cotangents = 0.5 * p * (moved - (p * moved).sum(1, keepdims=True)) - p
     cotangents[np.arange(len(chosen)), chosen] += 2
     cotangents[~sound] = 0  # NaN of one item would spread over a batch that is scaled as a whole
-    pulled = probe.pulled(cotangents)
-    weights: Scores = pulled.reshape(*pulled.shape[:2], -1).mean(-1, dtype=np.float64)
-    return weights
+    flat = (*activations.shape[:2], -1)
+    return gradcam(activations.reshape(flat), probe.pulled(cotangents).reshape(flat))
 
 
 def _one(point: Array, _: range) -> Array:

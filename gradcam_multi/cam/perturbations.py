@@ -13,6 +13,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
@@ -295,6 +296,6 @@ def finercam(probe: Probe) -> Scores:
         share = np.exp(z[similar] - z[similar].max()) if len(similar) else np.zeros(0)
         row[chosen] = 1
         row[similar] = -FINER_ALPHA * share / share.sum()
-    gradients = probe.pulled(cotangents)
-    weights: Scores = gradients.reshape(*gradients.shape[:2], -1).mean(-1, dtype=np.float64)
-    return weights
+    activations, gradients = probe.activations, probe.pulled(cotangents)
+    flat = (*activations.shape[:2], -1)
+    return gradcam(activations.reshape(flat), gradients.reshape(flat))
