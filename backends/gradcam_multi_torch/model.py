@@ -10,8 +10,9 @@ from torch import nn
 
 from gradcam_multi.backward import check_floating, check_rule, find_input, no_relu
 from gradcam_multi.errors import UnsupportedError
-from gradcam_multi.spec import Inputs, Layer, ReluRule, TensorSpec, Trace
+from gradcam_multi.spec import Bias, Inputs, Layer, ReluRule, TensorSpec, Trace
 from gradcam_multi_torch import exported
+from gradcam_multi_torch.biases import biases_of
 from gradcam_multi_torch.guard import evaluation
 from gradcam_multi_torch.guided import Guided
 from gradcam_multi_torch.inputs import (
@@ -110,6 +111,11 @@ class TorchModel:
             return tuple(each.layer for each in self._recording.operations)
         recording = self._record(prepare(self.module, inputs))
         return tuple(each.layer for each in recording.operations)
+
+    def biases(self, inputs: Inputs) -> dict[str, Bias]:
+        """Return the biases of the layers that are standard modules; see `spec.Biased`."""
+        recording = self._record(prepare(self.module, inputs))
+        return biases_of(self.module, recording.operations)
 
     @contextmanager
     def trace(
