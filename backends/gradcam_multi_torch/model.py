@@ -26,7 +26,7 @@ from gradcam_multi_torch.inputs import (
 )
 from gradcam_multi_torch.record import call, record
 from gradcam_multi_torch.recording import Operation, Recording, input_operation
-from gradcam_multi_torch.scripted import mirror
+from gradcam_multi_torch.scripted import Scripted, mirror
 from gradcam_multi_torch.trace import TorchTrace
 from gradcam_multi_torch.watch import Watch, watching
 from gradcam_multi_torch.wording import WORDED, reword
@@ -113,8 +113,17 @@ class TorchModel:
         return tuple(each.layer for each in recording.operations)
 
     def biases(self, inputs: Inputs) -> dict[str, Bias]:
-        """Return the biases of the layers that are standard modules; see `spec.Biased`."""
-        recording = self._record(prepare(self.module, inputs))
+        """Return the biases of the layers that are standard modules; see `spec.Biased`.
+
+        Raises UnsupportedError for a program, whose modules are gone.
+        """
+        if self._origins is not None or isinstance(self.module, Scripted):
+            raise UnsupportedError(
+                "the layers' biases were asked for, and a program of torch.export or TorchScript "
+                "has no modules to take them from: hand over the torch.nn.Module that it was made "
+                "from, or its ONNX export"
+            )
+        recording = self._recording or self._record(prepare(self.module, inputs))
         return biases_of(self.module, recording.operations)
 
     @contextmanager

@@ -4,6 +4,8 @@ A network that is linear but for ReLU and maxima has S = sum x dS/dx + sum b dS/
 and the biases b of all layers; whether it is so is asked of the network itself.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,17 +28,27 @@ def fullgrad(probe: Probe) -> Array:
     by its minimum and maximum, and resized to the input. Raises UnsupportedError where the
     contributions do not add up to the score.
     """
+    return _summed(probe, _scaled_channels)
+
+
+def fullgrad_official(probe: Probe) -> Array:
+    """Do as `fullgrad`, with all channels of a layer scaled by one minimum and maximum."""
+    return _summed(probe, rescale)
+
+
+def _scaled_channels(magnitudes: Array) -> Array:
+    """Scale each channel by itself, (N, C, *grid)."""
+    return rescale(magnitudes.reshape(-1, *magnitudes.shape[2:])).reshape(magnitudes.shape)
+
+
+def _summed(probe: Probe, scaled: Callable[[Array], Array]) -> Array:
     found = probe.full_gradients()
     _check(found)
     size = found.image.shape[2:]
     maps = [found.image, *(x for x in found.layers if x.ndim == len(size) + 2)]
-    total: Array = np.zeros((len(found.image), *size), np.float32)
-    for each in maps:
-        n, channels, grid = len(each), each.shape[1], each.shape[2:]
-        scaled = rescale(np.abs(each).reshape(n * channels, *grid))
-        # The resize is linear: that of the sum is the sum of those of the channels.
-        total += resize(scaled.reshape(n, channels, *grid).sum(1), size)
-    return total
+    # The resize is linear: that of the sum over channels is the sum of those of the channels.
+    summed: Array = np.sum([resize(scaled(np.abs(x)).sum(1), size) for x in maps], axis=0)
+    return summed
 
 
 def _check(found: FullGradients) -> None:

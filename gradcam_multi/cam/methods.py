@@ -245,6 +245,17 @@ METHODS: dict[str, Method] = {
             on_input=True,
             only_for=full_gradients.PIECEWISE_LINEAR,
         ),
+        row(
+            "fullgrad-official",
+            "fullgrad, the channels of a layer scaled by one minimum and maximum",
+            "Srinivas 2019, the authors' program",
+            probe=full_gradients.fullgrad_official,
+            needs=("gradients", "biases"),
+            cost="2",
+            relu=False,
+            on_input=True,
+            only_for=full_gradients.PIECEWISE_LINEAR,
+        ),
     )
 }
 GRADIENT_METHODS = tuple(name for name, method in METHODS.items() if method.combine)
