@@ -29,8 +29,9 @@ class Method:
     evidence is cut from the map; without it the signed map stays. `needs` says what it takes beyond
     the activations: "gradients", "replays" from the layer on, changed "inputs", the "biases" of all
     layers. `cost` is the number of forward passes an item, in words. `on_input` says that the map
-    has the input's size, and is about no layer. `unit_free` says that the heatmap does not depend on the unit of the
-    logits; a probability does. `only_for` says of which networks alone it is defined.
+    has the input's size, and is about no layer. `unit_free` says that the heatmap does not depend
+    on the unit of the logits; a probability does. `only_for` says of which networks alone it is
+    defined.
     """
 
     name: str
