@@ -127,6 +127,11 @@ def final_feature_map(layers: Sequence[Layer], output: Ends = None) -> Layer:
     return _follow(features[-1], path, mixed_after)
 
 
+def on_path(layers: Sequence[Layer], output: Ends = None) -> list[Layer]:
+    """Return the layers that the output (any output, where none is named) depends on."""
+    return _path(layers, output)
+
+
 def residual_stream(layers: Sequence[Layer], output: Ends = None) -> list[Layer]:
     """Return what enters each block of attention, the last block first; [] without such blocks.
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradcam_multi.cam.normalize import Status
-from gradcam_multi.cam.probe import Make, Scores
+from gradcam_multi.cam.probe import FullGradients, Make, Scores
+from gradcam_multi.contributions import full_gradients
 from gradcam_multi.errors import InputError, TargetError
 from gradcam_multi.image_input import ImageInput
 from gradcam_multi.spec import Array, InputName, Inputs, Model, ReluRule, Trace
@@ -226,6 +227,13 @@ class ModelProbe:
             total = total + parts.sum(0, dtype=np.float64)
         mean: Array = np.asarray(total / count, np.float32)
         return mean
+
+    def full_gradients(self) -> FullGradients:
+        """Return what the image, further inputs, and the layers' biases contribute to the score."""
+        self._image.check_floating()
+        self.passes += 1
+        output, cotangents = self._score.output, self._score.cotangents
+        return full_gradients(self._model, self._inputs, self._image, output, cotangents)
 
     def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
         """Return the scores of variants of the image, (count, N)."""

@@ -104,6 +104,18 @@ class Layer:
         return any(n is None or n > 1 for n in self.grid)
 
 
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """What a layer adds to each channel, whatever it reads: `values`, (C,) float32.
+
+    It is added to the layer's result or, where an activation is part of the layer, to what that
+    reads: `at` is then the name by which `Model.trace` takes that tensor, of the same grid.
+    """
+
+    values: Array
+    at: str | None = None
+
+
 class Trace(Protocol):
     """One run of a model with some activations kept; valid until its context ends."""
 
@@ -170,6 +182,18 @@ class Model(Protocol):
         this trace's gradients alone. Leaves the model as found, on success and on failure. Raises
         UnknownLayerError, LayerNotReachedError, InputError (also for an input of integers), and
         UnsupportedError where the guided rule cannot be had or the model has no ReLU.
+        """
+
+
+@runtime_checkable
+class Biased(Protocol):
+    """A model that also gives its biases; an adapter can do without."""
+
+    def biases(self, inputs: Inputs) -> Mapping[str, Bias]:
+        """Return the bias of each layer that is known to add one, by the layer's name in `layers`.
+
+        Convolutions and dense layers add one, and normalisations by stored statistics do:
+        beta - gamma mean / sqrt(variance + epsilon). Raises what `layers` raises.
         """
 
 

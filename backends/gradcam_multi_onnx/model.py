@@ -26,8 +26,9 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Inputs, Layer, Layout, ReluRule, TensorSpec
+from gradcam_multi.spec import Bias, Inputs, Layer, Layout, ReluRule, TensorSpec
 from gradcam_multi_onnx.autodiff.guided import GUIDED, rectifies
+from gradcam_multi_onnx.biases import biases_of
 from gradcam_multi_onnx.channels import anchored, batch_axes, channel_axes
 from gradcam_multi_onnx.check import check_plan
 from gradcam_multi_onnx.ending import logits_of
@@ -135,6 +136,10 @@ class OnnxModel:
                 "quantise it in the QDQ format instead (quant_format=QuantFormat.QDQ)"
             )
         return listed
+
+    def biases(self, inputs: Inputs) -> dict[str, Bias]:
+        """Return what is added to each channel of a layer; see `spec.Biased`."""
+        return biases_of(self._graph, self.layers(inputs))
 
     @contextmanager
     def trace(

@@ -88,6 +88,8 @@ class Graph:
         self.listing: Listing = list_layers(
             operations, calls, list(inputs.values()), outputs, name_of
         )
+        self.calls = calls
+        self.unlisted: dict[str, Node] = {}  # what `biases_of` adds: tensors inside of layers
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._replays: OrderedDict[str, Replay] = OrderedDict()
         self._lock = threading.RLock()

@@ -25,7 +25,8 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Inputs, Layer, ReluRule, TensorSpec
+from gradcam_multi.spec import Bias, Inputs, Layer, ReluRule, TensorSpec
+from gradcam_multi_tensorflow.biases import biases_of
 from gradcam_multi_tensorflow.calls import output_names, parts
 from gradcam_multi_tensorflow.graph import Graph
 from gradcam_multi_tensorflow.inputs import (
@@ -152,6 +153,8 @@ class GraphModel:
 
     def _find(self, graph: Graph, name: str) -> Node:
         listing = graph.listing
+        if name in graph.unlisted:
+            return graph.unlisted[name]
         own = find_input(name, list(graph.inputs), (*listing.nodes, *listing.aliases))
         if own is not None:
             dtype = graph.inputs[own].dtype
@@ -220,6 +223,10 @@ class KerasModel(GraphModel):
                 ) from error
         outputs = _named_outputs(kept["result"], recorder)
         return Graph(function, recorder.calls, kept["inputs"], outputs)
+
+    def biases(self, inputs: Inputs) -> dict[str, Bias]:
+        """Return the biases of Keras' own layers; see `gradcam_multi.spec.Biased`."""
+        return biases_of(self._graph(self._bind(inputs)))
 
     def _extents(self, place: int, tensor: tf.Tensor) -> tuple[int | None, ...]:
         shape = tuple(tensor.shape) if self._declared is None else self._declared[0][place].shape

@@ -10,8 +10,9 @@ from torch import nn
 
 from gradcam_multi.backward import check_floating, check_rule, find_input, no_relu
 from gradcam_multi.errors import UnsupportedError
-from gradcam_multi.spec import Inputs, Layer, ReluRule, TensorSpec, Trace
+from gradcam_multi.spec import Bias, Inputs, Layer, ReluRule, TensorSpec, Trace
 from gradcam_multi_torch import exported
+from gradcam_multi_torch.biases import biases_of
 from gradcam_multi_torch.guard import evaluation
 from gradcam_multi_torch.guided import Guided
 from gradcam_multi_torch.inputs import (
@@ -25,7 +26,7 @@ from gradcam_multi_torch.inputs import (
 )
 from gradcam_multi_torch.record import call, record
 from gradcam_multi_torch.recording import Operation, Recording, input_operation
-from gradcam_multi_torch.scripted import mirror
+from gradcam_multi_torch.scripted import Scripted, mirror
 from gradcam_multi_torch.trace import TorchTrace
 from gradcam_multi_torch.watch import Watch, watching
 from gradcam_multi_torch.wording import WORDED, reword
@@ -110,6 +111,20 @@ class TorchModel:
             return tuple(each.layer for each in self._recording.operations)
         recording = self._record(prepare(self.module, inputs))
         return tuple(each.layer for each in recording.operations)
+
+    def biases(self, inputs: Inputs) -> dict[str, Bias]:
+        """Return the biases of the layers that are standard modules; see `spec.Biased`.
+
+        Raises UnsupportedError for a program, whose modules are gone.
+        """
+        if self._origins is not None or isinstance(self.module, Scripted):
+            raise UnsupportedError(
+                "the layers' biases were asked for, and a program of torch.export or TorchScript "
+                "has no modules to take them from: hand over the torch.nn.Module that it was made "
+                "from, or its ONNX export"
+            )
+        recording = self._recording or self._record(prepare(self.module, inputs))
+        return biases_of(self.module, recording.operations)
 
     @contextmanager
     def trace(

@@ -1,6 +1,13 @@
 """The CAM methods as one table, and what each needs of a model."""
 
-from gradcam_multi.cam import affine, components, gradients, input_gradients, perturbations
+from gradcam_multi.cam import (
+    affine,
+    components,
+    full_gradients,
+    gradients,
+    input_gradients,
+    perturbations,
+)
 from gradcam_multi.cam.method import Method, by_gradients, by_probing, row
 from gradcam_multi.errors import MethodError, suggest
 
@@ -226,6 +233,28 @@ METHODS: dict[str, Method] = {
             "Selvaraju 2017, arXiv:1610.02391, section 3.2",
             probe=input_gradients.guided_gradcam,
             cost="2",
+        ),
+        row(
+            "fullgrad",
+            "p(x dS/dx) + sum_l,k p(b_lk g_lk), p: abs, scaled to [0, 1], resized; b the biases",
+            "Srinivas 2019, arXiv:1905.00780, equation 5",
+            probe=full_gradients.fullgrad,
+            needs=("gradients", "biases"),
+            cost="2",
+            relu=False,
+            on_input=True,
+            only_for=full_gradients.PIECEWISE_LINEAR,
+        ),
+        row(
+            "fullgrad-official",
+            "fullgrad, the channels of a layer scaled by one minimum and maximum",
+            "Srinivas 2019, the authors' program",
+            probe=full_gradients.fullgrad_official,
+            needs=("gradients", "biases"),
+            cost="2",
+            relu=False,
+            on_input=True,
+            only_for=full_gradients.PIECEWISE_LINEAR,
         ),
     )
 }

@@ -14,15 +14,12 @@ from gradcam_multi.cam.gradients import weighted_terms
 from gradcam_multi.cam.method import Method
 from gradcam_multi.cam.methods import GRADIENT_METHODS, METHODS
 from gradcam_multi.cam.probe import Probe
+from gradcam_multi.cam.scaling import is_flat
 from gradcam_multi.errors import MethodError
 from gradcam_multi.spec import Array
 
 Status = Literal["ok", "all_negative", "zero_gradient", "constant", "nonfinite"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-
-# A spread of a few float32 roundings of the map's magnitude is noise; stretched to [0, 1] it would
-# look like evidence. Relative, so that the unit of the score does not matter.
-_FLAT = 8 * np.finfo(np.float32).eps
 
 
 def raw_maps(
@@ -144,7 +141,7 @@ def _with_status(
         signed = signed.astype(np.float32, copy=False)
     low, high = signed.min(-1), signed.max(-1)
     status = np.full(len(signed), "ok", object)
-    status[_is_flat(low, high)] = "constant"
+    status[is_flat(low, high)] = "constant"
     if method.relu:
         status[(high <= 0) & (low < 0)] = "all_negative"
     if len(tensors) > 1:
@@ -161,21 +158,3 @@ def _with_status(
     out = np.maximum(signed, 0) if method.relu else signed
     out[np.isin(status.astype(str), ("zero_gradient", "nonfinite"))] = 0
     return out.reshape(len(out), *grid), tuple(status)
-
-
-def _is_flat(low: Array, high: Array) -> NDArray[np.bool_]:
-    with np.errstate(invalid="ignore"):
-        flat: NDArray[np.bool_] = high - low <= _FLAT * np.maximum(np.abs(low), np.abs(high))
-    return flat
-
-
-def rescale(maps: Array) -> Array:
-    """Scale each of (N, *size) finite maps to [0, 1] by its minimum and maximum; flat ones to 0."""
-    axes = tuple(range(1, maps.ndim))
-    low = maps.min(axes, keepdims=True)
-    high = maps.max(axes, keepdims=True)
-    # Divided, not multiplied by the inverse: the largest value then is 1 exactly, never above.
-    spread = np.where(_is_flat(low, high), np.float32(np.inf), high - low)
-    out: Array = maps - low
-    out /= spread
-    return out

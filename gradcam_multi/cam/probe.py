@@ -1,7 +1,7 @@
 """What a method that runs the model again may ask of it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,21 @@ from gradcam_multi.spec import Array, ReluRule
 Scores = NDArray[np.float64]
 Make = Callable[[range], Array]
 """Makes variants of a batch, those numbered: returns (variants, N, ...)."""
+
+
+class FullGradients(NamedTuple):
+    """Contributions to a score: value times gradient.
+
+    `image` are those of the input, (N, channels, *size), `layers` those of each biased layer's
+    channels, (N, C, *grid) or (N, C), the bias spread over the cells. `others` (N,) is the sum over
+    further inputs. `score` (N,) is what they add up to where the network is linear but for ReLU and
+    maxima.
+    """
+
+    image: Array
+    layers: tuple[Array, ...]
+    others: Scores
+    score: Scores
 
 
 class Probe(Protocol):
@@ -62,6 +77,13 @@ class Probe(Protocol):
 
         With `make`, it is the mean over `count` variants of the image, made in order. `relu` is the
         rule by which the gradient passes ReLU. InputError for an image of integers.
+        """
+
+    def full_gradients(self) -> "FullGradients":
+        """Return what input and biases each contribute to the score (Srinivas 2019).
+
+        Raises UnsupportedError for a model whose adapter gives no biases, InputError for an image
+        of integers.
         """
 
     def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:

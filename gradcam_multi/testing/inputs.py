@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradcam_multi.cam.full_gradients import item_sums
+from gradcam_multi.contributions import full_gradients
 from gradcam_multi.errors import (
     LayerNotOnPathError,
     MethodError,
@@ -14,7 +16,8 @@ from gradcam_multi.errors import (
     UnsupportedError,
 )
 from gradcam_multi.explainer import Explainer
-from gradcam_multi.spec import InputName, Model, ReluRule
+from gradcam_multi.image_input import ImageInput
+from gradcam_multi.spec import Biased, InputName, Model, ReluRule
 from gradcam_multi.testing.adapter import FLOAT32, HALF, AdapterCase
 from gradcam_multi.testing.network import Network
 from gradcam_multi.testing.networks import (
@@ -28,6 +31,7 @@ from gradcam_multi.testing.reference import Reference
 
 # Further ranks and dtypes are nothing to the rule; each network costs a compilation on JAX.
 GUIDED = ("conv", "residual", "nested", "token", "fp16")
+BIASED = ("conv", "residual", "1-D", "3-D", "two inputs", "dict output")
 RULES: tuple[ReluRule, ...] = ("plain", "guided")
 
 
@@ -85,6 +89,26 @@ class InputsConformance(AdapterCase):
                 assert gradient.dtype == np.float32, name
                 expected = self.layout(reference.vjp(cotangent, "image", relu))
                 self.close(gradient, expected, variant.tolerance)
+
+    @pytest.mark.parametrize("name", BIASED)
+    def test_inputs_and_biases_make_up_the_score(self, name: str) -> None:
+        """Networks linear but for ReLU and maxima: input and biases times their gradients."""
+        network = self.network(name)
+        inputs = inputs_of(network)
+        feed, model = self.feed(inputs), _model(self, network)
+        if not isinstance(model, Biased):
+            pytest.skip(f"{self.backend} gives no biases")
+        model.layers(feed)
+        cotangent, output = np.eye(5, dtype=np.float32)[:4], model.outputs[0].name
+        image = ImageInput(feed, model.inputs, len(next(iter(network.inputs.values()))) - 1)
+        found = full_gradients(model, feed, image, output, lambda trace: {output: cotangent})
+        expected = (cotangent * Reference(network, inputs).logits).sum(1)
+        given = item_sums(found.image) + found.others
+        parts = [*map(item_sums, found.layers)]
+        # Each sum is of hundreds of rounded products, the largest of a few times the score.
+        self.close(given + sum(parts), expected, 5 * FLOAT32)
+        # Without any one layer's biases the score is another.
+        assert min(np.abs(part).max() for part in parts) > 50 * FLOAT32 * np.abs(expected).max()
 
     def test_02_the_rule_is_gone_after_its_trace(self) -> None:
         self.guidable("guided")

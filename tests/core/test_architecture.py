@@ -17,7 +17,7 @@ ORDER = [
     "errors", "spec", "backward", "sizes", "image_input", "labels", "products", "resize", "exif",
     "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo", "hooks",
     "geometry", "preprocess", "overlay", "attribution", "plugins", "panel", "picture_input",
-    "explanation", "notices", "fusion", "probing", "smoothing",
+    "explanation", "notices", "fusion", "contributions", "probing", "smoothing",
     "explainer", "concepts", "verification", "export", "gallery", "page", "live",
     "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
     "diagnosis", "doctor", "metrics", "audit",

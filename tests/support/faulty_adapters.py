@@ -34,6 +34,7 @@ INPUT_IGNORED = "test_08_an_output_that_ignores_the_input_is_named"
 RULE = "test_02_the_rule_is_gone_after_its_trace"
 RULE_THREADS = "test_04_threads_keep_their_rules"
 RULE_ASKED = "test_08_what_is_asked_wrongly_of_the_way_back_is_named"
+COMPLETE = "test_inputs_and_biases_make_up_the_score"
 RULE_NEEDS = "test_08_the_guided_rule_needs_a_relu"
 
 
@@ -278,6 +279,15 @@ class BatchStatistics(NumpyModel):
             OPERATORS["batchnorm"] = honest
 
 
+class BiasesUnnormalised(NumpyModel):
+    """Biases of batch normalisation that forget the mean."""
+
+    def biases(self, inputs):
+        own = {n.name: self.network.weights_of(n) for n in self.network.nodes}
+        found = super().biases(inputs).items()
+        return {k: replace(b, values=own[k]["bias"]) for k, b in found}
+
+
 FAULTS = {
     "gradient off by a sign": Fault(changed(gradient=np.negative), (NUMBERS, SMALL_NUMBERS, MAPS)),
     "gradient half as large": Fault(changed(gradient=lambda g: g / 2), (NUMBERS, MAPS)),
@@ -314,6 +324,7 @@ FAULTS = {
     "a guided rule for all threads": Fault(RuleOfTheModel, (RULE_THREADS,)),
     "a guided rule that stays": Fault(RuleLeft, (RULE, RULE_THREADS)),
     "guided gradients that are added up": Fault(GuidedByOutput, (RULE_ASKED,)),
+    "biases without the mean": Fault(BiasesUnnormalised, (COMPLETE,)),
     "edges lost": Fault(EdgesLost, (DEFAULT,)),
     "roles lost": Fault(RolesLost, (DEFAULT,)),
     "batch statistics": Fault(BatchStatistics, (NUMBERS, ITEMS)),

@@ -17,8 +17,10 @@ from gradcam_multi.backward import (
 )
 from gradcam_multi.demo.networks import DemoNetwork
 from gradcam_multi.errors import InputError, LayerNotOnPathError, UnknownLayerError, suggest
+from gradcam_multi.spec import Bias
 from gradcam_multi.testing import Network, Reference
 from gradcam_multi.testing.network import as_network
+from gradcam_multi.testing.operators import EPSILON
 
 ROLES = {
     "attention": "attention", "conv": "conv", "dense": "linear", "gap": "pool", "maxpool": "pool",
@@ -107,6 +109,17 @@ class NumpyModel:
             )
             for node in self.network.nodes
         )
+
+    def biases(self, inputs: Any) -> dict[str, Bias]:
+        found = {}
+        for node in self.network.nodes:
+            weights = self.network.weights_of(node)
+            if node.op in ("conv", "dense"):
+                found[node.name] = Bias(weights["bias"])
+            elif node.op == "batchnorm":
+                scale = weights["weight"] / np.sqrt(weights["variance"] + EPSILON)
+                found[node.name] = Bias(weights["bias"] - weights["mean"] * scale)
+        return found
 
     @contextmanager
     def trace(self, inputs: Any, layers: Any, *, relu: Any = "plain") -> Iterator[NumpyTrace]:
