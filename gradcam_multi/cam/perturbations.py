@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
+from gradcam_multi.cam.scaling import is_flat, rescale
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
 
@@ -94,7 +95,7 @@ def _masked_scores(
         made = room(len(numbers))
         for row, number in zip(made, numbers, strict=True):
             sample, channel = divmod(number, channels)
-            mask = _unit_range(resize(activations[:, channel], size))
+            mask = rescale(resize(activations[:, channel], size))
             mask = mask if change is None else change(mask, sample)
             np.multiply(image, mask[:, None], out=row)
         return made
@@ -117,20 +118,10 @@ def _room(shape: tuple[int, ...]) -> Callable[[int], Array]:
     return taken
 
 
-def _unit_range(masks: Array) -> Array:
-    """Scale each of (N, *size) masks by its minimum and maximum; constant ones become 0."""
-    axes = tuple(range(1, masks.ndim))
-    low, high = masks.min(axes, keepdims=True), masks.max(axes, keepdims=True)
-    out: Array = masks - low
-    out /= np.where(high > low, high - low, np.float32(np.inf))
-    return out
-
-
 def _constant(activations: Array) -> NDArray[np.bool_]:
-    """(N, C) whether a channel is the same in all cells."""
+    """(N, C) whether a channel is the same in all cells, but for rounding."""
     flat = activations.reshape(*activations.shape[:2], -1)
-    constant: NDArray[np.bool_] = flat.max(-1) == flat.min(-1)
-    return constant
+    return is_flat(flat.min(-1), flat.max(-1))
 
 
 def _of_varied(probe: Probe, weights: Scores) -> Scores:
