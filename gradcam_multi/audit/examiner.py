@@ -1,12 +1,18 @@
-"""From pictures to rows: decoding beside inference, and what is recorded of each picture."""
+"""From pictures to rows: decoding beside inference, and what is recorded of each picture.
+
+Where a model can be run side by side (ONNX, on the CPU), a thread decodes a batch and explains it
+itself: a framework's own threads share a small network's work badly, as they wait for each other
+at every layer, and would take the cores from what decodes. Elsewhere threads decode ahead of one
+that explains.
+"""
 
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -18,8 +24,8 @@ from gradcam_multi.audit.rows import Reader, rows_of
 from gradcam_multi.audit.schema import Grid, schema_of
 from gradcam_multi.audit.settings import Settings
 from gradcam_multi.errors import GradcamError, ImageError, InputError
-from gradcam_multi.explainer import CamWarning
 from gradcam_multi.explanation import Explanation
+from gradcam_multi.notices import silent
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE
 from gradcam_multi.spec import Array
@@ -28,6 +34,10 @@ from gradcam_multi.targets import Binary, TopClass
 _SWITCH = 5e-4
 """Seconds until a decoding thread has to let the explaining one go on. With Python's own, ten times
 as long, the latter waits at each of its many short steps; a tenth of the throughput is lost."""
+
+_AT_ONCE = 2
+"""Batches in the model at the same time: one computes while Python is busy with the other. More
+would want more memory."""
 
 
 def cores() -> int:
@@ -38,13 +48,22 @@ def cores() -> int:
 class Examiner:
     """A model opened for an audit; pictures go in, tables of rows come out.
 
-    `probe` are its scores for a made-up picture, `grid` is that of its maps. Raises what
-    `Explainer` raises, and InputError where the model does not take pictures, or its map is none.
+    `workers` threads decode, as many as there are cores unless given. `probe` are the model's
+    scores for a made-up picture, `grid` is that of its maps. Raises what `Explainer` raises, and
+    InputError where the model does not take pictures, or its map is none.
     """
 
-    def __init__(self, model: Any, settings: Settings, name: str = "the model") -> None:
+    def __init__(
+        self,
+        model: Any,
+        settings: Settings,
+        name: str = "the model",
+        workers: int | None = None,
+    ) -> None:
         self.settings = settings
+        self.workers = workers or cores()
         self.explainer = settings.explainer(model)
+        self.room = self._room()
         self.takes = PictureInput.of(self.explainer.model, name)
         fixed = self.explainer.model.inputs[0].shape[0] if self.explainer.model.inputs else None
         self.batch = 1 if fixed == 1 else settings.batch
@@ -69,28 +88,36 @@ class Examiner:
         self.classes = logits.shape[1]
         self.probe: Sequence[float] = logits[0, :16].tolist()
 
+    def _room(self) -> Semaphore | None:
+        """Open the model for several threads where it can be; return what lets so many in."""
+        able = getattr(self.explainer.model, "side_by_side", None)
+        several = min(self.workers, _AT_ONCE)
+        found = able(self.workers - several + 1) if able else None
+        if found is None:
+            return None
+        self.explainer.model = found
+        return Semaphore(several)
+
     def tables(
         self,
         source: Source,
         parts: Iterable[tuple[int, range]],
-        workers: int | None = None,
         tick: Callable[[int], object] = lambda count: None,
     ) -> Iterator[tuple[int, Any]]:
         """Examine ranges of a source's pictures; yield each one's number and table.
 
-        `workers` threads decode beside the model's own; a bounded number of pictures is in memory.
-        `tick` is told how many pictures are done, a few at a time.
+        A bounded number of pictures is in memory. `tick` is told how many pictures are done, a few
+        at a time.
         """
-        workers = workers or cores()
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-            ahead: deque[tuple[int, int, bool, Future[list[Decoded]]]] = deque()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+            ahead: deque[tuple[int, int, bool, Future[Any]]] = deque()
             pieces: list[Any] = []
             interval = sys.getswitchinterval()
             try:
                 sys.setswitchinterval(min(interval, _SWITCH))
                 for number, first, last, items in self._chunks(source, parts):
-                    ahead.append((number, first, last, pool.submit(self.decode, items)))
-                    if len(ahead) > workers:
+                    ahead.append((number, first, last, pool.submit(self._begin, items, first)))
+                    if len(ahead) > self.workers:
                         yield from self._next(ahead, pieces, tick)
                 while ahead:
                     yield from self._next(ahead, pieces, tick)
@@ -111,11 +138,20 @@ class Examiner:
         self, ahead: deque[Any], pieces: list[Any], tick: Callable[[int], object]
     ) -> Iterator[tuple[int, Any]]:
         number, first, last, future = ahead.popleft()
-        pieces.append(self.examine(future.result(), first))
+        found = future.result()
+        pieces.append(self.examine(found, first) if isinstance(found, list) else found)
         tick(pieces[-1].num_rows)
         if last:
             yield number, pa.concat_tables(pieces).combine_chunks()
             pieces.clear()
+
+    def _begin(self, items: Sequence[Item], first: int) -> Any:
+        """Return the rows of some pictures, or, where one thread alone explains, decode these."""
+        decoded = self.decode(items)
+        if self.room is None:
+            return decoded
+        with self.room:
+            return self.examine(decoded, first)
 
     def decode(self, items: Sequence[Item]) -> list[Decoded]:
         """Read and prepare pictures; what is wrong with one is said in its place."""
@@ -146,6 +182,5 @@ class Examiner:
     def _explain(self, arrays: Sequence[Array]) -> list[Explanation]:
         """The explanation of the target, and of the highest classes where these are kept."""
         targets = [self.settings.target, *map(TopClass, range(self.settings.top))]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CamWarning)  # each row has its status
+        with silent():  # each row has its status
             return self.explainer.several(np.stack(arrays), targets)

@@ -52,7 +52,7 @@ def audit(
     the folder for the parts. Boxes are (left, top, right, bottom) in pixels. What is on disk
     already, made with the same settings, is not done again; `retry_failed` does the parts again in
     which pictures failed. `top` keeps maps of so many of the highest classes too. `workers` are
-    threads that decode (local) or actors (ray), `part` the pictures of a part, `batch` those at
+    threads (local) or actors (ray), `part` the pictures of a part, `batch` those at
     once in the model. `progress` is a bar, None for one where stderr is a terminal.
 
     A Ray Dataset as `source`, with a column of pictures (bytes, paths or arrays), gives a Ray
@@ -142,7 +142,7 @@ def _to_folder(
     if engine == "ray":
         require("ray", "scale")
     source = open_source(given, columns=columns, folder_labels=folder_labels)
-    examiner = Examiner(model, settings, called)
+    examiner = Examiner(model, settings, called, workers)
     check_labels(examiner, source.labels())
     record = {
         **settings.record(),
@@ -197,7 +197,7 @@ def _tables(
         from gradcam_multi.audit.by_ray import tables
 
         return tables(model, examiner.settings, source, todo, workers, address, tick)
-    found: Iterator[tuple[int, Any]] = examiner.tables(source, todo, workers, tick)
+    found: Iterator[tuple[int, Any]] = examiner.tables(source, todo, tick)
     return found
 
 
