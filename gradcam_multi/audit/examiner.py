@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gradcam_multi.audit.items import Decoded, Item, read_picture
+from gradcam_multi.audit.items import Batch, Decoded, Item, read_picture
 from gradcam_multi.audit.listed import Source
 from gradcam_multi.audit.rows import Reader, rows_of
 from gradcam_multi.audit.schema import Grid, schema_of
@@ -48,9 +48,9 @@ def cores() -> int:
 class Examiner:
     """A model opened for an audit; pictures go in, tables of rows come out.
 
-    `workers` threads decode, as many as there are cores unless given. `probe` are the model's
-    scores for a made-up picture, `grid` is that of its maps. Raises what `Explainer` raises, and
-    InputError where the model does not take pictures, or its map is none.
+    `workers` is how many threads make `tables`; left out by whoever examines batches by himself.
+    `probe` are the model's scores for a made-up picture, `grid` is that of its maps. Raises what
+    `Explainer` raises, and InputError where the model does not take pictures, or its map is none.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Examiner:
         model: Any,
         settings: Settings,
         name: str = "the model",
-        workers: int | None = None,
+        workers: int = 0,
     ) -> None:
         self.settings = settings
-        self.workers = workers or cores()
+        self.workers = workers
         self.explainer = settings.explainer(model)
         self.room = self._room()
         self.takes = PictureInput.of(self.explainer.model, name)
@@ -70,7 +70,7 @@ class Examiner:
         own = settings.preprocess.size or DEFAULT_SIZE
         height, width = (mine or other for mine, other in zip(self.takes.size, own, strict=True))
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        first = self._explain([self.takes.apply(settings.preprocess, noise)[0]])[0]
+        first = self._explain(self.takes.apply(settings.preprocess, noise)[0][None])[0]
         if first.cam.ndim != 3:
             raise InputError(
                 f"the map of {first.layer!r} has {first.cam.ndim - 1} axes, not rows and columns: "
@@ -92,7 +92,9 @@ class Examiner:
         """Open the model for several threads where it can be; return what lets so many in."""
         able = getattr(self.explainer.model, "side_by_side", None)
         several = min(self.workers, _AT_ONCE)
-        found = able(self.workers - several + 1) if able else None
+        if not several or able is None:
+            return None
+        found = able(max(1, min(self.workers, cores()) - several + 1))
         if found is None:
             return None
         self.explainer.model = found
@@ -109,7 +111,8 @@ class Examiner:
         A bounded number of pictures is in memory. `tick` is told how many pictures are done, a few
         at a time.
         """
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+        workers = self.workers or cores()
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             ahead: deque[tuple[int, int, bool, Future[Any]]] = deque()
             pieces: list[Any] = []
             interval = sys.getswitchinterval()
@@ -117,7 +120,7 @@ class Examiner:
                 sys.setswitchinterval(min(interval, _SWITCH))
                 for number, first, last, items in self._chunks(source, parts):
                     ahead.append((number, first, last, pool.submit(self._begin, items, first)))
-                    if len(ahead) > self.workers:
+                    if len(ahead) > workers:
                         yield from self._next(ahead, pieces, tick)
                 while ahead:
                     yield from self._next(ahead, pieces, tick)
@@ -139,7 +142,7 @@ class Examiner:
     ) -> Iterator[tuple[int, Any]]:
         number, first, last, future = ahead.popleft()
         found = future.result()
-        pieces.append(self.examine(found, first) if isinstance(found, list) else found)
+        pieces.append(self.examine(found, first) if isinstance(found, Batch) else found)
         tick(pieces[-1].num_rows)
         if last:
             yield number, pa.concat_tables(pieces).combine_chunks()
@@ -147,40 +150,44 @@ class Examiner:
 
     def _begin(self, items: Sequence[Item], first: int) -> Any:
         """Return the rows of some pictures, or, where one thread alone explains, decode these."""
-        decoded = self.decode(items)
+        batch = self.decode(items)
         if self.room is None:
-            return decoded
+            return batch
         with self.room:
-            return self.examine(decoded, first)
+            return self.examine(batch, first)
 
-    def decode(self, items: Sequence[Item]) -> list[Decoded]:
+    def decode(self, items: Sequence[Item]) -> Batch:
         """Read and prepare pictures; what is wrong with one is said in its place."""
-        found = []
+        found: list[Decoded] = []
+        arrays, good = np.empty((0,), np.float32), 0
         for item in items:
             try:
                 array, geometry = self.takes.apply(self.settings.preprocess, read_picture(item))
-                found.append(Decoded(item, array, geometry))
+                if not good:  # where the model will read them, so that they are written once
+                    arrays = np.empty((len(items), *array.shape), array.dtype)
+                arrays[good] = array
+                good += 1
+                found.append(Decoded(item, geometry))
             except ImageError as error:
                 found.append(Decoded(item, error=str(error)))
             except GradcamError:
                 raise  # of all pictures alike
             except Exception as error:  # a decoder may raise anything
                 found.append(Decoded(item, error=f"{type(error).__name__}: {error}"))
-        return found
+        return Batch(found, arrays[:good])
 
-    def examine(self, decoded: Sequence[Decoded], first: int) -> Any:
+    def examine(self, batch: Batch, first: int) -> Any:
         """Explain decoded pictures; return their rows, the first with this index."""
-        arrays = [each.array for each in decoded if each.array is not None]
-        explained = self._explain(arrays) if arrays else []
+        explained = self._explain(batch.arrays) if len(batch.arrays) else []
         if explained and explained[0].cam.shape[1:] != self.grid:
             raise InputError(
                 f"the map of {explained[0].layer!r} has the grid {explained[0].cam.shape[1:]} for "
                 f"one picture and {self.grid} for another: give 'size' in a preprocessing file"
             )
-        return rows_of(self.reader, self.schema, decoded, explained, first)
+        return rows_of(self.reader, self.schema, batch.pictures, explained, first)
 
-    def _explain(self, arrays: Sequence[Array]) -> list[Explanation]:
+    def _explain(self, arrays: Array) -> list[Explanation]:
         """The explanation of the target, and of the highest classes where these are kept."""
         targets = [self.settings.target, *map(TopClass, range(self.settings.top))]
         with silent():  # each row has its status
-            return self.explainer.several(np.stack(arrays), targets)
+            return self.explainer.several(arrays, targets)
