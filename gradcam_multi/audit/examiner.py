@@ -39,6 +39,9 @@ _AT_ONCE = 2
 """Batches in the model at the same time: one computes while Python is busy with the other. More
 would want more memory."""
 
+_WAITING = 4
+"""Tables of batches that may wait until a part is on the disk: a slow one holds up nobody."""
+
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -112,6 +115,7 @@ class Examiner:
         at a time.
         """
         workers = self.workers or cores()
+        most = workers + (_WAITING if self.room else 0)
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             ahead: deque[tuple[int, int, bool, Future[Any]]] = deque()
             pieces: list[Any] = []
@@ -120,7 +124,7 @@ class Examiner:
                 sys.setswitchinterval(min(interval, _SWITCH))
                 for number, first, last, items in self._chunks(source, parts):
                     ahead.append((number, first, last, pool.submit(self._begin, items, first)))
-                    if len(ahead) > workers:
+                    if len(ahead) > most:
                         yield from self._next(ahead, pieces, tick)
                 while ahead:
                     yield from self._next(ahead, pieces, tick)
