@@ -162,7 +162,8 @@ class Explanation:
 
     def name(self, index: int = 0) -> str:
         """What an item's target is called: the class's label, or its index, or what is asked."""
-        target, number = self.targets[index], self.classes[index]
+        target = self.targets[index]
+        number = getattr(target, "index", None)
         describe = getattr(target, "describe", None)
         if describe is not None:
             return str(describe(self.labels))

@@ -2,6 +2,9 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from gradcam_multi.explanation import SATURATED, STATUS_NOTES, Explanation
 
@@ -10,8 +13,23 @@ class CamWarning(UserWarning):
     """A map of the batch says nothing, or not what one may think; the message says why."""
 
 
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Warn of nothing in this thread; filters of `warnings` are those of all threads."""
+    before = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(before)
+
+
 def notify(message: str) -> None:
     """Warn at the line outside of this package that asked for the map."""
+    if _SILENT.get():
+        return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back

@@ -151,7 +151,10 @@ class Trace(Protocol):
 class Model(Protocol):
     """A model as an adapter opened it; safe to use from many threads.
 
-    It may also have `framework`, a text: the framework's name and version, for `doctor` to print.
+    It may also have `framework`, a text: the framework's name and version, for `doctor` to print;
+    and `side_by_side(threads)`, which returns the same model for runs that several threads of the
+    caller ask for at the same time, `threads` being the framework's own in each of them, its
+    caller's among these; or None where that gains nothing.
     """
 
     @property

@@ -36,7 +36,7 @@ from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
 from gradcam_multi_onnx.graph import Graph, Type
 from gradcam_multi_onnx.layers import aliases, find_layers, integer_convolutions
 from gradcam_multi_onnx.plan import Plan, make_plan
-from gradcam_multi_onnx.session import Forward
+from gradcam_multi_onnx.session import Forward, on_cpu
 from gradcam_multi_onnx.settle import settled
 from gradcam_multi_onnx.source import Source
 from gradcam_multi_onnx.trace import OnnxTrace
@@ -74,6 +74,11 @@ class OnnxModel:
         rounds = any("Quantize" in node.op_type for node in self._graph.nodes)
         note = ", quantised: gradients pass straight through the rounding" if rounds else ""
         return f"ONNX Runtime {ort.__version__}, opset {self._graph.opsets.get('', '?')}{note}"
+
+    def side_by_side(self, threads: int) -> "OnnxModel | None":
+        """Return the same model for runs at the same time; None where a GPU computes."""
+        source = self._graph.source
+        return OnnxModel(replace(source, threads=threads)) if on_cpu(source.providers) else None
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

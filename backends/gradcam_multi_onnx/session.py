@@ -22,6 +22,7 @@ Session: TypeAlias = "ort.InferenceSession"
 _FATAL = 4
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _UNPACKED = "session.disable_prepacking"
+_SPINNING = "session.intra_op.allow_spinning"
 _STOP_SPINNING = "session.force_spinning_stop"
 _SMALL = 1 << 20  # bytes of a model that is handed over in memory
 _CUDA: Providers = (("CUDAExecutionProvider", {}),)
@@ -34,8 +35,9 @@ def make_session(
 ) -> Session:  # fmt: skip
     """Return a session for a serialised model; `folder` is where its external data lies.
 
-    `threads` is 0 for as many as ONNX Runtime takes by itself. The initialisers `lent` are used
-    where they are, by several sessions at once.
+    `threads` is 0 for as many as ONNX Runtime takes by itself; a number is for whoever has other
+    work for the cores, so that these threads do not spin. The initialisers `lent` are used where
+    they are, by several sessions at once.
     Raises ModelFileError where ONNX Runtime refuses the model.
     """
     options = ort.SessionOptions()
@@ -43,6 +45,8 @@ def make_session(
     options.intra_op_num_threads = threads
     # Of two sessions in turn, the waiting threads of one would take the cores from the other.
     options.add_session_config_entry(_STOP_SPINNING, "1")
+    if threads:
+        options.add_session_config_entry(_SPINNING, "0")
     if folder:
         options.add_session_config_entry(_FOLDER, folder)
     for name, value in lent.items():
@@ -136,11 +140,11 @@ class Forward:
 def _extended(source: Source, addition: bytes, lent: Mapping[str, AnyArray]) -> Session:
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in lent.items()}
     if source.size > _SMALL and not source.folder:
-        found = _from_file(extended(source, addition, lent), source, lent=values)
+        found = _from_file(extended(source, addition, lent), source, source.threads, values)
         if found is not None:
             return found
     data = source.read() + addition
-    return make_session(data, source.providers, source.folder, lent=values)
+    return make_session(data, source.providers, source.folder, source.threads, values)
 
 
 def completed_session(
@@ -150,6 +154,7 @@ def completed_session(
 
     `source` is the other; see `make_session`.
     """
+    threads = threads or source.threads
     parts = completed(model, weights)
     if weights and not source.folder:
         found = _from_file(parts, source, threads)

@@ -22,6 +22,7 @@ class Source:
     """The serialised model, in memory or in a file, and the providers that its owner chose.
 
     `name` is what error messages call it; `stamp` is the file's size and time when opened.
+    `threads` are those of a session, 0 for as many as ONNX Runtime takes by itself.
     External data may lie in one of the `folders` and does lie in `home`; `places` are where in the
     serialised model the initialisers are that an outline leaves out.
     """
@@ -34,6 +35,7 @@ class Source:
     folders: tuple[Path, ...] = ()
     home: Path | None = None
     places: Places = field(default_factory=dict, compare=False)
+    threads: int = 0
 
     @contextmanager
     def stream(self) -> Iterator[IO[bytes]]:

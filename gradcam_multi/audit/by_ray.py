@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gradcam_multi.audit.examiner import Examiner
+from gradcam_multi.audit.examiner import Examiner, cores
 from gradcam_multi.audit.items import Item
 from gradcam_multi.audit.listed import Columns, Source
 from gradcam_multi.audit.schema import from_bytes, to_bytes, without_null_maps
@@ -25,7 +25,7 @@ class PartActor:
     """Examines parts; a batch is one row with the part's number and pictures."""
 
     def __init__(self, model: Any, settings: Settings, source: Source) -> None:
-        self.examiner = Examiner(model, settings)
+        self.examiner = Examiner(model, settings, workers=cores())
         self.source = source
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One picture of an audit: what it is called, where its bytes are, what is known of it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +41,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as the model takes it, or why there is none."""
+    """A picture that was read, where in it the model's input lies, or why there is none."""
 
     item: Item
-    array: Array | None = None
     geometry: Geometry | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures, and those that could be read as the model takes them, (N, ...) in their order."""
+
+    pictures: Sequence[Decoded]
+    arrays: Array
 
 
 def read_picture(item: Item) -> NDArray[np.uint8]:

@@ -52,8 +52,9 @@ def audit(
     the folder for the parts. Boxes are (left, top, right, bottom) in pixels. What is on disk
     already, made with the same settings, is not done again; `retry_failed` does the parts again in
     which pictures failed. `top` keeps maps of so many of the highest classes too. `workers` are
-    threads that decode (local) or actors (ray), `part` the pictures of a part, `batch` those at
-    once in the model. `progress` is a bar, None for one where stderr is a terminal.
+    threads (local), as many as cores unless given, or actors (ray), `part` the pictures of a part,
+    `batch` those at once in the model. `progress` is a bar, None for one where stderr is a
+    terminal.
 
     A Ray Dataset as `source`, with a column of pictures (bytes, paths or arrays), gives a Ray
     Dataset with the audit's columns, and `output` is left out.
@@ -131,7 +132,7 @@ def _to_folder(
     retry_failed: bool,
     progress: bool | None,
 ) -> "Audit":
-    from gradcam_multi.audit.examiner import Examiner
+    from gradcam_multi.audit.examiner import Examiner, cores
     from gradcam_multi.audit.folder import SUMMARY, Folder
     from gradcam_multi.audit.result import Audit
     from gradcam_multi.audit.schema import to_bytes
@@ -142,7 +143,7 @@ def _to_folder(
     if engine == "ray":
         require("ray", "scale")
     source = open_source(given, columns=columns, folder_labels=folder_labels)
-    examiner = Examiner(model, settings, called)
+    examiner = Examiner(model, settings, called, workers or cores())
     check_labels(examiner, source.labels())
     record = {
         **settings.record(),
@@ -197,7 +198,7 @@ def _tables(
         from gradcam_multi.audit.by_ray import tables
 
         return tables(model, examiner.settings, source, todo, workers, address, tick)
-    found: Iterator[tuple[int, Any]] = examiner.tables(source, todo, workers, tick)
+    found: Iterator[tuple[int, Any]] = examiner.tables(source, todo, tick)
     return found
 
 

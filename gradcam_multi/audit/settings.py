@@ -17,7 +17,7 @@ from gradcam_multi.preprocess import Preprocess
 SCHEMA = 1
 """Of the table and of what is beside it; rises when a column changes its meaning or goes."""
 
-PART, BATCH = 512, 64
+PART, BATCH = 512, 32
 """Pictures in a part, and at once in the model, unless asked otherwise."""
 
 Record = dict[str, Any]

@@ -61,9 +61,7 @@ from gradcam_multi.labels import read_labels
 @click.option(
     "--engine", type=click.Choice(ENGINES), default="local", show_default=True, help="What runs it."
 )
-@click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Decoding threads, or Ray actors."
-)
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads, or Ray actors.")
 @click.option(
     "--ray-address", metavar="ADDRESS", help="Of a Ray cluster.  [default: one made here]"
 )

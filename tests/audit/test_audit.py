@@ -419,6 +419,25 @@ def test_a_model_of_one_unit_says_yes_or_no(scenes, tmp_path):
     assert value.summary["unknown_labels"] == {}
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_rows_are_the_same_however_the_work_is_shared(scenes, done, tmp_path, workers, monkeypatch):
+    """Threads that explain too, one thread that explains beside those that decode, or one alone."""
+    from gradcam_multi_onnx.model import OnnxModel
+
+    asked = {**SMALL, "workers": workers}
+    found = [gm.audit(scenes.sound, scenes.table, tmp_path / "o", **asked)]
+    monkeypatch.setattr(OnnxModel, "side_by_side", lambda self, threads: None)
+    found.append(gm.audit(scenes.sound, scenes.table, tmp_path / "p", **asked))
+    for other in found:
+        for one, two in zip(rows(other.path), rows(done.path), strict=True):
+            assert one["path"] == two["path"]
+            assert one["target"] == two["target"]
+            # Threads cut a convolution's sums at other places: the last bits of a score differ.
+            assert one["score"] == pytest.approx(two["score"], rel=1e-5)
+        for one, two in zip(maps_of(other.table()), maps_of(done.table()), strict=True):
+            assert_same_map(one, two)
+
+
 def test_the_interpreter_is_left_as_found(scenes, tmp_path, monkeypatch):
     from gradcam_multi.audit.examiner import Examiner
 

@@ -1,7 +1,9 @@
 """The plan and its execution on the NumPy adapter, through the public interface."""
 
 import json
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 import gradcam_multi as gm
 from gradcam_multi.errors import UnknownBackendError, UnknownModelError
+from gradcam_multi.notices import silent
 from gradcam_multi.testing import Reference, probe_inputs, probe_network
 
 
@@ -150,6 +153,28 @@ def test_poor_maps_warn_once_a_kind_and_good_ones_not_at_all():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gm.explain(probe_network(), inputs, 2)
+
+
+def test_a_thread_that_is_silent_leaves_the_others_their_warnings():
+    network, inputs = probe_network(dense="zero"), probe_inputs(1)
+    entered, done = threading.Event(), threading.Event()
+
+    def quietly():
+        with silent():
+            gm.explain(network, inputs, 1)
+            entered.set()
+            assert done.wait(10)
+            gm.explain(network, inputs, 1)
+
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(1) as pool:
+        warnings.simplefilter("always")
+        other = pool.submit(quietly)
+        assert entered.wait(10)
+        assert not caught
+        gm.explain(network, inputs, 1)
+        done.set()
+        other.result()
+    assert [each.category for each in caught] == [gm.CamWarning]
 
 
 def test_probabilities_behind_a_logarithm(explanation):

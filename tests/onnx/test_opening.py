@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,40 @@ def test_external_data(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError):
         with plugin.gradcam_multi_open(path).trace(X, ["x"]):
             pass
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("beside", [False, True])
+def test_one_model_for_runs_side_by_side(tmp_path: Path, threads: int, beside: bool) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save_model(
+        model(), path, save_as_external_data=beside, location="weights.bin", size_threshold=0
+    )
+    whole = plugin.gradcam_multi_open(path)
+    shared = whole.side_by_side(threads)
+    cotangent = np.eye(5, dtype=np.float32)[:4]
+
+    def answers(each: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with each.trace(x, ["a"]) as trace:
+            return trace.logits["y"], trace.vjp({"y": cotangent})[0]
+
+    batches = [(n + 1) * X for n in range(8)]
+    wanted = [answers(whole, x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(partial(answers, shared), batches))
+    # The sums of a convolution are cut among other numbers of threads at other places.
+    np.testing.assert_allclose([y for y, _ in found], [y for y, _ in wanted], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal([g for _, g in found], [g for _, g in wanted])
+    (plan,) = shared._plans.values()
+    options = plan.forward.session.get_session_options()
+    assert options.intra_op_num_threads == threads
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_side_by_side_is_for_the_cpu() -> None:
+    one = opened()
+    one._graph.source = replace(one._graph.source, providers=(("CUDAExecutionProvider", {}),))
+    assert one.side_by_side(1) is None
 
 
 # -- inputs -------------------------------------------------------------------------------------
