@@ -146,6 +146,75 @@ def test_an_infinite_cotangent_reaches_one_cell_of_a_pooling() -> None:
     assert found["x"][0, 0, 1::2].tolist() == [[0] * 4] * 2
 
 
+# ReLU before max pooling is differentiated as if it came after it.
+
+RELU_POOL = [
+    node("Relu", ["x"], ["a"]),
+    node("MaxPool", ["a"], ["p"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+]
+
+
+def ties(*shape: int) -> np.ndarray:
+    """Few different values, most of them negative: windows of zeros, and equal maxima."""
+    return np.random.default_rng(0).integers(-6, 3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("kept", ["x", "a"])
+@pytest.mark.parametrize("referenced", [False, True])
+def test_a_relu_before_max_pooling_masks_the_pooled_gradient(kept: str, referenced: bool) -> None:
+    """From its input where that is asked for, else from its result; over the pooled cells alone."""
+    nodes = [*RELU_POOL, node("Neg", ["p"], ["y"])]
+    if kept == "a":
+        nodes = [node("Neg", ["x"], ["n"]), node("Relu", ["n"], ["a"]), *nodes[1:]]
+    graph = graph_of(nodes, ("N", 3, 12, 18))
+    back = differentiate(graph, ["x"], "y", referenced=referenced)
+    assert back.reads == (kept,)
+    sign = 1 if kept == "x" else -1
+    x, g = sign * ties(2, 3, 12, 18), normal(2, 3, 6, 9)
+    a = np.maximum(sign * x, 0)
+    pooled = pooled_back(a, -g, (3, 3), 2, (1, 1, 1, 1))
+    # Sums of at most four cotangents in another order: some roundings of numbers below 10.
+    np.testing.assert_allclose(
+        gradients(graph, back, x, g)["x"], sign * pooled * (a > 0), rtol=0, atol=3e-6
+    )
+    assert (pooled[a == 0] != 0).any()
+    masks = {"Greater", "HardSigmoid"}
+    assert sum(made.op_type in masks for made in back.model.graph.node) == 1
+
+
+def test_windows_of_zeros_count_where_the_relu_s_own_gradient_is_asked_for() -> None:
+    graph = graph_of([*RELU_POOL, node("Neg", ["p"], ["y"])], (2, 3, 12, 18))
+    x, g = ties(2, 3, 12, 18), normal(2, 3, 6, 9)
+    a = np.maximum(x, 0)
+    found = gradients(graph, differentiate(graph, ["x", "a"], "y"), x, g)
+    expected = pooled_back(a, -g, (3, 3), 2, (1, 1, 1, 1))
+    # Sums of at most four cotangents in another order: some roundings of numbers below 10.
+    np.testing.assert_allclose(found["a"], expected, rtol=0, atol=3e-6)
+    np.testing.assert_allclose(found["x"], expected * (a > 0), rtol=0, atol=3e-6)
+
+
+def test_a_relu_with_other_readers_masks_all_that_arrives() -> None:
+    """As in a residual block: the product's share is not zero where the ReLU is."""
+    nodes = [
+        *RELU_POOL,
+        node("Exp", ["a"], ["e"]),
+        node("ReduceSum", ["e"], ["r"], keepdims=1),
+        node("Mul", ["p", "r"], ["y"]),
+    ]
+    graph = graph_of(nodes, (2, 3, 12, 18))
+    x, g = ties(2, 3, 12, 18) / 4, normal(2, 3, 6, 9)
+    a = np.maximum(x, 0)
+    padded = np.pad(a, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    p = windows[:, :, ::2, ::2].max((4, 5))
+    e = np.exp(a.astype(np.float64))
+    pooled = pooled_back(a, (g * e.sum()).astype(np.float32), (3, 3), 2, (1, 1, 1, 1))
+    expected = (pooled + e * (g * p).sum()) * (a > 0)
+    found = gradients(graph, differentiate(graph, ["x"], "y"), x, g)["x"]
+    # Products with a sum of 1296 float32 numbers, of the order of 1e3.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 # Masks.
 
 

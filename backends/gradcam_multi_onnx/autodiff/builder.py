@@ -24,6 +24,7 @@ class Builder:
 
     `reserved` are names of the forward graph, which are never given to new values. `written` holds
     what is written once for each value. `local` is the cotangent of a graph for the runtime here.
+    `rectified` are cotangents of ReLUs' results that are zero already where these are.
     """
 
     def __init__(self, reserved: frozenset[str]) -> None:
@@ -36,6 +37,7 @@ class Builder:
         self.finite = Finiteness()
         self.written: dict[tuple[str, str], Value] = {}
         self.local: str | None = None
+        self.rectified: set[str] = set()
 
     def fresh(self, word: str) -> str:
         """Return a name that neither graph has."""

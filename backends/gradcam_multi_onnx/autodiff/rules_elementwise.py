@@ -10,23 +10,13 @@ from math import pi, sqrt
 import numpy as np
 from onnx import TensorProto
 
-from gradcam_multi_onnx.autodiff.activations import sigmoid, swish_slope
+from gradcam_multi_onnx.autodiff.activations import sigmoid, swish_slope, through_relu
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Operand, Value
 from gradcam_multi_onnx.graph import FLOATS
 
 Unary = Callable[[Site, Value], Value]
-_STEEP = float(np.finfo(np.float32).max)
-
-
-def _relu(n: Site, g: Value) -> Value:
-    """Pass the gradient where the result is positive: 0 at 0, as every framework has it."""
-    if n.b.local is None or g.dtype != TensorProto.FLOAT or not n.b.finite.holds(g.name):
-        return n.b.masked(g, n.y > 0)
-    # min(max(steep * y, 0), 1): one node, a third faster than a comparison and a cast, and less
-    # than 1 below 3e-39 alone. Read in half precision, as files may be, it would be infinite.
-    return g * n.b.map("HardSigmoid", n.y, alpha=_STEEP, beta=0.0)
 
 
 def _leaky_relu(n: Site, g: Value) -> Value:
@@ -124,7 +114,7 @@ UNARY: dict[str, tuple[Unary, tuple[str, ...]]] = {
     "Mish": (_mish, ()),
     "Neg": (lambda n, g: -g, ()),
     "Reciprocal": (lambda n, g: -g * n.y * n.y, ()),
-    "Relu": (_relu, ()),
+    "Relu": (lambda n, g: through_relu(n.y, g), ()),
     "Selu": (_selu, ("alpha", "gamma")),
     "Shrink": (_shrink, ("bias", "lambd")),
     "Sigmoid": (lambda n, g: g * n.y * (1 - n.y), ()),

@@ -7,6 +7,7 @@ import numpy as np
 from onnx import TensorProto
 
 from gradcam_multi_onnx.autodiff import phases, windows
+from gradcam_multi_onnx.autodiff.activations import through_relu
 from gradcam_multi_onnx.autodiff.registry import Answers, vjp
 from gradcam_multi_onnx.autodiff.rules_reduction import divided_by_count
 from gradcam_multi_onnx.autodiff.site import Site
@@ -19,14 +20,18 @@ _ATTRIBUTES = (*windows.ATTRIBUTES, "ceil_mode")
 @vjp("MaxPool", attributes=(*_ATTRIBUTES, "storage_order"), quantised=True)
 def _max_pool(n: Site, g: Value) -> Answers:
     """Add each cotangent up at its window's maximum, the first of equals, as frameworks do."""
-    x, b = n.x, n.b
+    rectified, b = n.rectified(0), n.b
+    x = n.x if rectified is None else rectified
     copied = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attributes = {name: n.attribute(name) for name in copied}
     if not (len(n.node.output) > 1 and n.node.output[1]):
         # The maxima of x as it is here: a kept result may come from an x rounded otherwise.
         y = b.op("MaxPool", x, shape=g.shape, **attributes)
-        dx = phases.pooled_back(x, y, g, windows.windows_of(n)) if x.rank == 4 else None
+        # A ReLU before it is as well taken after it, where there is less to multiply.
+        masked = g if rectified is None else through_relu(y, g)
+        dx = phases.pooled_back(x, y, masked, windows.windows_of(n)) if x.rank == 4 else None
         if dx is not None:
+            b.rectified.update([dx.name] if rectified is not None else [])
             return (dx,)
     results = [(x.dtype, g.shape), (TensorProto.INT64, g.shape)]
     _, places = b.write("MaxPool", x, results=results, **attributes)

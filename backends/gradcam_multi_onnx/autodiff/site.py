@@ -78,6 +78,20 @@ class Site:
             return self.input(place)
         return swish(self._value(maker.input[gated]))
 
+    def rectified(self, place: int) -> Value | None:
+        """Return an input that is a ReLU's result of which nobody asks for the gradient.
+
+        Or what the ReLU is given, where the gradient of that is asked for: it is kept anyway.
+        Otherwise a result costs less, since ReLUs are fused into what is before them.
+        """
+        maker = self.graph.producer.get(self.node.input[place])
+        if maker is None or maker.op_type != "Relu" or maker.domain not in ("", "ai.onnx"):
+            return None
+        before, result = maker.input[0], maker.output[0]
+        if not self._passed(result):
+            return None
+        return self._value(result if self._passed(before) else before)
+
     def _value(self, name: str) -> Value:
         maker = self.graph.producer.get(name)
         if maker is not None and makes_infinity(maker.op_type) and not self._divided(maker):
