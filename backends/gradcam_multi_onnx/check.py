@@ -1,6 +1,6 @@
 """A freshly built gradient is checked once, on a real input, by finite differences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import UnsupportedError
 from gradcam_multi_onnx.feeds import Feeds
 from gradcam_multi_onnx.graph import Graph
-from gradcam_multi_onnx.plan import Backward, Plan
+from gradcam_multi_onnx.plan import Backward, Plan, Values
 from gradcam_multi_onnx.replay import Tail
 from gradcam_multi_onnx.session import as_float
 from gradcam_multi_onnx.skeleton import SMALL
@@ -36,13 +36,13 @@ jumps, and only on the average over some does it rise as the gradient says, stra
 Floats = NDArray[np.float64]
 
 
-def check_plan(plan: Plan, feeds: Feeds) -> bool:
+def check_plan(plan: Plan, feeds: Feeds, run: Callable[[], Values]) -> bool:
     """Compare every gradient of a plan with finite differences at a point near the real one.
 
-    Returns False where the values are not finite, so that nothing can be said. Raises
-    UnsupportedError where a gradient is wrong.
+    `run` gives the values of the forward run of `feeds`. Returns False where these are not finite,
+    so that nothing can be said. Raises UnsupportedError where a gradient is wrong.
     """
-    said, run = True, plan.forward(feeds)
+    said = True
     for output, backward in plan.backward.items():
         if isinstance(backward, Backward):
             for target in backward.gradient.results:
@@ -51,7 +51,8 @@ def check_plan(plan: Plan, feeds: Feeds) -> bool:
 
 
 def _check(
-    plan: Plan, output: str, backward: Backward, target: str, feeds: Feeds, run: Feeds
+    plan: Plan, output: str, backward: Backward, target: str, feeds: Feeds,
+    run: Callable[[], Values],
 ) -> bool:  # fmt: skip
     graph, value = plan.graph, plan.logits[output]
     if target == value:
@@ -61,7 +62,9 @@ def _check(
     # A few runs are not worth another copy of the weights, in the order that they are read fastest.
     tail = Tail(graph, target, list(dict.fromkeys([value, *changing])), least=SMALL)
     around = plan.beside(tail.boundary)
-    values = {**feeds, **run, **(around(feeds) if around else {})}
+    random = np.random.default_rng(0)
+    backward.open()  # like all of this, while the forward session is being opened
+    values = {**feeds, **run(), **(around(feeds) if around else {})}
     actual = as_float(values[target]).astype(np.float64)
     reference = as_float(values[value]).astype(np.float64)
     again = tail(actual, values)[value]
@@ -73,7 +76,6 @@ def _check(
             f"the part of the model behind {target!r}, run alone, does not give the same {output!r}"
             "; choose a later layer"
         )
-    random = np.random.default_rng(0)
     scale = float(np.sqrt(np.mean(actual**2))) or 1.0
     cotangent = random.standard_normal(reference.shape)
     # Beside the real point, where ties (zeros after a ReLU, below a max pooling) are broken.
@@ -93,16 +95,20 @@ def _check(
     stairs = _rounds(graph, target, value)
     probe = _Probe(score, slope, point, scale, rounding, _STAIRS if stairs else STEPS)
     errors = probe.errors(random, average=_STAIRS_AVERAGE if stairs else 1)
-    if np.median(errors) >= TOLERANCE and not stairs:
+    if _median(errors) >= TOLERANCE and not stairs:
         errors = probe.errors(random, average=_AVERAGE)
-    if np.median(errors) >= TOLERANCE:
+    if _median(errors) >= TOLERANCE:
         advice = "explain the model before it was quantised" if stairs else "report the model"
         raise UnsupportedError(
             f"the gradient of {output!r} at layer {target!r} differs from finite differences by "
-            f"{np.median(errors):.0%} of its norm (at most {TOLERANCE:.0%} allowed); choose a "
+            f"{_median(errors):.0%} of its norm (at most {TOLERANCE:.0%} allowed); choose a "
             f"later layer, or {advice}"
         )
     return True
+
+
+def _median(errors: Sequence[float]) -> float:
+    return sorted(errors)[len(errors) // 2]  # of an odd number; NumPy's imports masked arrays
 
 
 def _rounds(graph: Graph, target: str, value: str) -> bool:

@@ -1,11 +1,10 @@
 """The operations of a graph as layers: role, channel axis, edges."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from onnx import NodeProto
 
 from gradcam_multi.spec import Layer, Role
-from gradcam_multi_onnx.channels import batch_axes, channel_axes
 from gradcam_multi_onnx.graph import Graph, reads
 from gradcam_multi_onnx.origin import origin_of
 
@@ -44,14 +43,17 @@ def kind_of(node: NodeProto) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
-def find_layers(graph: Graph, outputs: Iterable[str]) -> tuple[Layer, ...]:
+def find_layers(
+    graph: Graph, outputs: Iterable[str], channels: Mapping[str, int], batches: Mapping[str, int]
+) -> tuple[Layer, ...]:
     """Return the floating-point results that depend on an input, in execution order.
 
     A layer's name is its value's. Operations on integers are left out, and edges lead through them,
     but not through the shapes of values: what is made of these alone depends on no data. What turns
-    a convolution's or a product's integers to floats stands for it.
+    a convolution's or a product's integers to floats stands for it. `channels` and `batches` are
+    the axes of values by name.
     """
-    own, channels, batches = set(outputs), channel_axes(graph), batch_axes(graph)
+    own = set(outputs)
     data = {value.name for value in graph.inputs}
     sources: dict[str, tuple[str, ...]] = {}
     integers: dict[str, Role] = {}

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from threading import RLock
 from typing import Any
 
@@ -35,7 +35,7 @@ from gradcam_multi_onnx.ending import logits_of
 from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
 from gradcam_multi_onnx.graph import Graph, Type
 from gradcam_multi_onnx.layers import aliases, find_layers, integer_convolutions
-from gradcam_multi_onnx.plan import Plan, make_plan
+from gradcam_multi_onnx.plan import Plan, Values, make_plan
 from gradcam_multi_onnx.session import Forward, on_cpu
 from gradcam_multi_onnx.settle import settled
 from gradcam_multi_onnx.source import Source
@@ -46,6 +46,7 @@ _PLANS = 4
 
 _SIZES = 1000  # shapes of inputs whose values' sizes are known to be sane
 
+_DERIVED = ("_axes", "_batch_axes", "_listed", "_names", "inputs", "outputs", "_logits")
 _NUMBERS = "fiub"
 _NAMED = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
@@ -132,7 +133,7 @@ class OnnxModel:
         """Every operation in execution order; a run tells only what shape inference cannot."""
         if inputs is not None:
             self._learn(make_feeds(self.inputs, inputs))
-        listed = find_layers(self._graph, self._logits)
+        listed = self._listed
         integer = integer_convolutions(self._graph)
         if integer and not any(layer.spatial for layer in listed):
             raise UnsupportedError(
@@ -156,16 +157,17 @@ class OnnxModel:
             self._check_guided()
         targets = tuple(self._resolve(name) for name in layers)
         feeds = make_feeds(self.inputs, inputs)
-        plan = self._plan(targets, feeds)
+        plan, ran = self._plan(targets, feeds)
         if guided:  # the plain one's gradients have been checked by differences: theirs are exact
-            plan = self._plan(targets, feeds, guided=True)
+            plan, ran = self._plan(targets, feeds, guided=True)
         cut = list(batches(self.inputs, feeds))
         own = {spec.name for spec in self.inputs}  # handed over as the model takes them
         axes = [
             (0, None) if name in own else (self._batch_axes.get(name, 0), self._axes.get(name))
             for name in targets
         ]
-        trace = OnnxTrace(plan, cut, targets, axes, self._resolve, guided)
+        runs = [plan.forward(part) if ran is None else ran for part, _ in cut]
+        trace = OnnxTrace(plan, cut, runs, targets, axes, self._resolve, guided)
         try:
             yield trace
         finally:
@@ -196,9 +198,13 @@ class OnnxModel:
         return names[name]
 
     @cached_property
+    def _listed(self) -> tuple[Layer, ...]:
+        return find_layers(self._graph, self._logits, self._axes, self._batch_axes)
+
+    @cached_property
     def _names(self) -> dict[str, str]:
         own = {v.name: v.name for v in self._graph.inputs}
-        listed = {layer.name: layer.name for layer in find_layers(self._graph, self._logits)}
+        listed = {layer.name: layer.name for layer in self._listed}
         nodes = {name: v for name, v in aliases(self._graph).items() if v in listed}
         return {**nodes, **own, **listed}
 
@@ -214,9 +220,10 @@ class OnnxModel:
             if unknown:
                 found = Forward(self._graph.source, (), unknown)(self._sample(feeds))
                 self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
+            before = self._graph
             if all(n is not None for spec in self.inputs for n in spec.shape[1:]):
                 self._graph = self._settled(self._graph, feeds)
-            for derived in ("_axes", "_batch_axes", "_names", "inputs", "outputs", "_logits"):
+            for derived in _DERIVED if unknown or self._graph is not before else ():
                 self.__dict__.pop(derived, None)
             self._learned = True
 
@@ -238,27 +245,32 @@ class OnnxModel:
 
     def _sample(self, feeds: Feeds) -> Feeds:
         """Return one item, or as many as the model is fixed to."""
-        first, _ = next(iter(batches(self.inputs, feeds)))
-        if any(spec.shape and spec.shape[0] is not None for spec in self.inputs):
+        first, count = next(iter(batches(self.inputs, feeds)))
+        if count == 1 or any(spec.shape and spec.shape[0] is not None for spec in self.inputs):
             return first
         return {name: array[:1] if array.ndim else array for name, array in first.items()}
 
-    def _plan(self, targets: tuple[str, ...], feeds: Feeds, guided: bool = False) -> Plan:
+    def _plan(
+        self, targets: tuple[str, ...], feeds: Feeds, guided: bool = False
+    ) -> tuple[Plan, Values | None]:
+        """Return the plan, and what its forward run gives, if these very inputs were checked."""
         asked = (guided, targets, *((name, array.shape) for name, array in feeds.items()))
         with self._lock:
             # What was asked before is answered at once: small networks run for a few milliseconds.
-            key = self._ready.get(asked)
+            key, ran = self._ready.get(asked), None
             if key not in self._plans:
-                key = self._prepared(targets, feeds, guided)
+                key, ran = self._prepared(targets, feeds, guided)
                 if len(self._ready) >= _SIZES:
                     self._ready.clear()
                 if self._plans[key].checked:
                     self._ready[asked] = key
             self._plans.move_to_end(key)
-            return self._plans[key]
+            return self._plans[key], ran
 
-    def _prepared(self, targets: tuple[str, ...], feeds: Feeds, guided: bool) -> Any:
-        """Return the key of the plan, made and checked."""
+    def _prepared(
+        self, targets: tuple[str, ...], feeds: Feeds, guided: bool
+    ) -> tuple[Any, Values | None]:
+        """Return the key of the plan, made and checked, and the values of `_plan`."""
         spatial = tuple((name, array.shape[1:]) for name, array in feeds.items())
         self._check_size({name: array.shape for name, array in self._sample(feeds).items()})
         self._learn(feeds)
@@ -275,13 +287,19 @@ class OnnxModel:
             self._plans[key] = plan
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
-        plan = self._plans[key]
+        plan, ran = self._plans[key], None
         if not plan.checked:
+            sample = self._sample(feeds)
+            run = cache(partial(plan.forward, sample))
             try:
-                plan.checked = check_plan(plan, self._sample(feeds))
+                plan.checked = check_plan(plan, sample, run)
+                ran = run() if sample is feeds else None
             except InputError:
                 plan.checked = False  # the run itself will say what does not fit
-        return key
+            except ModelFileError:  # no session: nothing to keep
+                del self._plans[key]
+                raise
+        return key, ran
 
 
 def _dtype(code: int) -> Any:

@@ -34,17 +34,13 @@ class _Field(NamedTuple):
     end: int
 
 
-def outline(
-    file: IO[bytes], size: int, moved: Mapping[str, tuple[str, int]] | None = None
-) -> tuple[bytes, Places]:
+def outline(file: IO[bytes], size: int) -> tuple[bytes, Places]:
     """Return a model whose large initialisers are marked as external, without a location.
 
-    Given where some have been `moved`, location and offset by name, only these are left out, and
-    are marked with their new place. A file that is not well formed is returned as it is, for
-    protobuf to say what is wrong.
+    A file that is not well formed is returned as it is, for protobuf to say what is wrong.
     """
     try:
-        reader = _Reader(file, moved)
+        reader = _Reader(file)
         parts = [
             reader.graph(field) if _is(field, _GRAPH) else reader.copy(field)
             for field in _fields(file, 0, size)
@@ -132,8 +128,8 @@ _PLAIN = {"name", "data_type", "dims", "doc_string"}
 class _Reader:
     """Copies fields of a file, all but what large initialisers hold."""
 
-    def __init__(self, file: IO[bytes], moved: Mapping[str, tuple[str, int]] | None) -> None:
-        self._file, self._moved = file, moved
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self.places: dict[str, tuple[int, int]] = {}
 
     def copy(self, field: _Field) -> bytes:
@@ -158,15 +154,9 @@ class _Reader:
         tensor = TensorProto.FromString(others)
         length = raw[0].end - raw[0].content
         plain = not {each.name for each, _ in tensor.ListFields()} - _PLAIN
-        wanted = tensor.name not in self.places and (
-            self._moved is None or tensor.name in self._moved
-        )
-        if not (wanted and plain and length > LARGE and byte_size(tensor) == length):
+        known = tensor.name in self.places
+        if known or not (plain and length > LARGE and byte_size(tensor) == length):
             return self.copy(field)
         self.places[tensor.name] = raw[0].content, length
         tensor.data_location = TensorProto.EXTERNAL
-        if self._moved is not None:
-            location, offset = self._moved[tensor.name]
-            for key, value in (("location", location), ("offset", offset), ("length", length)):
-                tensor.external_data.add(key=key, value=str(value))
         return _counted(_INITIALIZER, tensor.SerializeToString())

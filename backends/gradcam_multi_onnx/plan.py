@@ -22,10 +22,9 @@ from gradcam_multi_onnx.session import (
     completed_session,
     one_line,
     run,
+    threads_for,
 )
 from gradcam_multi_onnx.skeleton import SMALL
-
-_LIGHT = 1 << 23  # weights, a guess between a classifier (2 million) and VGG's (120 million)
 
 _INCONSISTENT = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
@@ -56,19 +55,15 @@ class Backward:
 
     @cached_property
     def _session(self) -> Session:
-        # The forward session's threads still spin when this one starts: where there is little to
-        # compute, waking more of them costs ten times what they save (0.6 against 6 ms).
-        threads = 0 if self._heavy() else 1
+        lent, weights = self.gradient.lent.values(), self.gradient.weights.values()
+        threads = threads_for(self.gradient.model.graph, (*lent, *weights))
         made = completed_session(self.gradient.model, self.gradient.weights, self._source, threads)
         self.gradient = replace(self.gradient, weights={})  # the session has its own
         return made
 
-    def _heavy(self) -> bool:
-        graph = self.gradient.model.graph
-        weights = sum(prod(tensor.dims) for tensor in graph.initializer)
-        apart = (*self.gradient.lent.values(), *self.gradient.weights.values())
-        weights += sum(array.size for array in apart)
-        return weights > _LIGHT or any(node.op_type.startswith("Conv") for node in graph.node)
+    def open(self) -> None:
+        """Open the session now rather than with the first run."""
+        _ = self._session
 
     def __call__(self, cotangent: NDArray[Any], values: Values) -> dict[str, NDArray[Any]]:
         """Return gradients by target, absent where nothing flows."""

@@ -10,7 +10,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from gradcam_multi_onnx.external import load
 from gradcam_multi_onnx.graph import HUGE, Graph, Type, reads, subgraphs
-from gradcam_multi_onnx.session import as_float, make_session, run
+from gradcam_multi_onnx.session import as_float, make_session, run, threads_for
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = {"dtype", "output_dtype", "stash_type", "to"}
@@ -44,8 +44,9 @@ class Tail:
             _widened_tensor(load(graph.source, t)) if t.data_type == TensorProto.FLOAT16 else t
             for t in graph.tensors((read & graph.weights) - set(self._lent), referenced=True)
         )
+        threads = threads_for(model.graph, self._lent.values())
         self._session = make_session(
-            model.SerializeToString(), graph.source.providers, graph.source.folder
+            model.SerializeToString(), graph.source.providers, graph.source.folder, threads
         )
         self._dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.type(given).widened.dtype)
 

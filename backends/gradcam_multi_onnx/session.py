@@ -1,10 +1,13 @@
 """ONNX Runtime sessions: quiet, with every optimisation, on the device that is really there."""
 
 import ctypes
+import os
 import sys
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from math import prod
 from pathlib import Path
+from threading import Thread
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -14,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import InputError, ModelFileError
-from gradcam_multi_onnx.files import Parts, completed, extended, written
+from gradcam_multi_onnx.files import Parts, completed, extended, maps, referring, written
 from gradcam_multi_onnx.source import Providers, Source
 
 AnyArray = NDArray[Any]
@@ -25,6 +28,9 @@ _UNPACKED = "session.disable_prepacking"
 _SPINNING = "session.intra_op.allow_spinning"
 _STOP_SPINNING = "session.force_spinning_stop"
 _SMALL = 1 << 20  # bytes of a model that is handed over in memory
+_LIGHT = 1 << 21  # and of one without its weights
+_MUCH = 1 << 24  # bytes of weights that are not handed over in memory
+_HEAVY = 1 << 23  # weights, a guess between a classifier (2 million) and VGG's (120 million)
 _CUDA: Providers = (("CUDAExecutionProvider", {}),)
 _CPU: Providers = (("CPUExecutionProvider", {}),)
 
@@ -66,6 +72,18 @@ def make_session(
         return session
     except Exception as error:  # each refusal has a class of its own, all outside a common root
         raise ModelFileError(f"ONNX Runtime refuses the model: {one_line(error)}") from error
+
+
+def threads_for(graph: onnx.GraphProto, apart: Iterable[AnyArray]) -> int:
+    """Return how many threads a graph is worth, with weights that lie `apart`: 0 for all, or 1.
+
+    The forward session's threads still spin when another starts: where there is little to compute,
+    waking more of them costs ten times what they save (0.6 against 6 ms).
+    """
+    weights = sum(prod(tensor.dims) for tensor in graph.initializer)
+    weights += sum(array.size for array in apart)
+    convolves = any(node.op_type.startswith("Conv") for node in graph.node)
+    return 0 if weights > _HEAVY or convolves else 1
 
 
 def run(
@@ -130,21 +148,85 @@ class Forward:
         addition = onnx.ModelProto()
         for name in sorted(set(extra) - set(own)):
             addition.graph.output.add().name = name
-        self.session = _extended(source, addition.SerializeToString(), lent)
+        self._opening = Later(partial(_extended, source, addition.SerializeToString(), lent))
+
+    @property
+    def session(self) -> Session:
+        """The session, which a thread opens. Raises ModelFileError."""
+        return self._opening.result()
 
     def __call__(self, feeds: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """Return all values, by name, as the model computes them."""
         return run(self.session, feeds, self.names)
 
 
+class Later:
+    """A session that is opened while its owner does something else: most of that is native."""
+
+    def __init__(self, open_session: Callable[[], Session]) -> None:
+        self._open, self._thread = open_session, Thread(target=self._run)
+        self._session: Session | None = None
+        self._error: Exception | None = None
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._session = self._open()
+        except Exception as error:  # raised where the result is asked for
+            self._error = error
+        del self._open
+
+    def result(self) -> Session:
+        """Wait for the session. Raises what opening it raised."""
+        self._thread.join()
+        if self._session is None:
+            assert self._error is not None
+            raise self._error
+        return self._session
+
+
 def _extended(source: Source, addition: bytes, lent: Mapping[str, AnyArray]) -> Session:
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in lent.items()}
     if source.size > _SMALL and not source.folder:
-        found = _from_file(extended(source, addition, lent), source, source.threads, values)
+        found = _mapped(source, addition, values)
+        found = found or _from_file(extended(source, addition), source, source.threads, values)
         if found is not None:
             return found
     data = source.read() + addition
     return make_session(data, source.providers, source.folder, source.threads, values)
+
+
+def _mapped(
+    source: Source, addition: bytes, lent: Mapping[str, "ort.OrtValue"]
+) -> "Session | None":
+    """Return a session that reads the weights from the model's file, or a copy, without parsing.
+
+    None where that cannot be done. What stays mapped would change with the file, or end the process
+    where it is cut short: the model's own file must not, only the copy, which nobody else has.
+    """
+    removable = os.name == "posix"  # elsewhere a file that is mapped stays
+    if not removable or not on_cpu(source.providers):
+        return None
+    own = source.path and _referring(source, addition, source.path.resolve(), lent)
+    if own and source.path and not maps(source.path.resolve()):
+        return own
+    del own
+    with written(extended(source, b"")) as copy:
+        return copy and _referring(source, addition, copy, lent)
+
+
+def _referring(
+    source: Source, addition: bytes, path: Path, lent: Mapping[str, "ort.OrtValue"]
+) -> "Session | None":
+    try:
+        data = referring(source, addition, path.name, lent)
+        if len(data) > _LIGHT:  # too much of it is no weight
+            return None
+        session = make_session(data, source.providers, str(path.parent), source.threads, lent)
+    except Exception:  # reading the whole model tells what is wrong with it
+        return None
+    _trim()
+    return session
 
 
 def completed_session(
@@ -156,7 +238,7 @@ def completed_session(
     """
     threads = threads or source.threads
     parts = completed(model, weights)
-    if weights and not source.folder:
+    if sum(array.nbytes for array in weights.values()) > _MUCH and not source.folder:
         found = _from_file(parts, source, threads)
         if found is not None:
             return found

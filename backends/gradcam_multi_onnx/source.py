@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,7 @@ from gradcam_multi.errors import ModelFileError
 from gradcam_multi_onnx.outline import Places, outline
 
 Providers = tuple[tuple[str, Mapping[str, Any]], ...]
+_LIGHT = 1 << 21  # bytes of an outline that is kept; most have some hundred thousand
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,22 @@ class Source:
 
         They are left in the file: external by their mark, without a location. Raises as `parse`.
         """
+        content, places = self._outline
+        if len(content) > _LIGHT:
+            self.__dict__.pop("_outline", None)
+        return self._parsed(content), self._with(places=places)
+
+    @cached_property  # the file is asked again whether it has changed whenever weights are read
+    def _outline(self) -> tuple[bytes, Places]:
         with self.stream() as file:
-            content, places = outline(file, self.size)
-        return self._parsed(content), replace(self, places=places)
+            return outline(file, self.size)
+
+    def _with(self, **changes: Any) -> "Source":
+        """Return the same model with more known of it, its outline not drawn again."""
+        known = replace(self, **changes)
+        if "_outline" in self.__dict__:
+            known.__dict__["_outline"] = self._outline
+        return known
 
     def _parsed(self, data: bytes) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -99,7 +114,7 @@ class Source:
 
     def at(self, home: Path) -> "Source":
         """Return the same with the folder of its external data known."""
-        return replace(self, home=home)
+        return self._with(home=home)
 
     def rewritten(self, data: bytes) -> "Source":
         """Return another model in memory, whose external data are where this one's are."""

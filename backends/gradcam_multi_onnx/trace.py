@@ -10,7 +10,7 @@ from gradcam_multi.backward import check_outputs
 from gradcam_multi.errors import InputError, LayerNotOnPathError, suggest
 from gradcam_multi.spec import Array
 from gradcam_multi_onnx.feeds import Feeds
-from gradcam_multi_onnx.plan import Failure, Plan
+from gradcam_multi_onnx.plan import Failure, Plan, Values
 
 AnyArray = NDArray[Any]
 Axes = tuple[int, int | None]
@@ -19,18 +19,20 @@ Axes = tuple[int, int | None]
 class OnnxTrace:
     """Values of one run, batch by batch; valid until its context ends.
 
-    `targets` are the layers' values in the order asked for, `axes` their batch and channel axes.
+    `runs` are the values of the forward runs of `batches`. `targets` are the layers' values in the
+    order asked for, `axes` their batch and channel axes.
     """
 
     def __init__(
-        self, plan: Plan, batches: Sequence[tuple[Feeds, int]], targets: Sequence[str],
-        axes: Sequence[Axes], resolve: Callable[[str], str], guided: bool = False,
+        self, plan: Plan, batches: Sequence[tuple[Feeds, int]], runs: Sequence[Values],
+        targets: Sequence[str], axes: Sequence[Axes], resolve: Callable[[str], str],
+        guided: bool = False,
     ) -> None:  # fmt: skip
         self._plan, self._targets, self._axes = plan, tuple(targets), tuple(axes)
         self._resolve, self._guided = resolve, guided
         self._counts = [count for _, count in batches]
         self._feeds = [feeds for feeds, _ in batches]
-        self._runs = [{**feeds, **plan.forward(feeds)} for feeds in self._feeds]
+        self._runs = [{**feeds, **run} for feeds, run in zip(self._feeds, runs, strict=True)]
         self._beside: dict[str, list[Feeds]] = {}
 
     def close(self) -> None:

@@ -92,6 +92,35 @@ def test_public_names_are_sorted_and_exist():
     assert sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n)) == names
     for name in names:
         assert getattr(gradcam_multi, name) is not None
+    assert set(names) <= set(dir(gradcam_multi))
+
+
+def test_public_names_are_listed_alike_for_type_checkers_and_at_runtime():
+    tree = ast.parse((CORE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    for_types = {part(node.module): tuple(a.name for a in node.names) for node in block.body}
+    assert for_types == gradcam_multi._HOMES
+    assert sorted(gradcam_multi._HOME) == sorted(gradcam_multi.__all__)
+
+
+def test_what_is_no_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'heatmaps'"):
+        gradcam_multi.heatmaps  # noqa: B018, asked for on purpose
+
+
+def test_importing_costs_little_and_modules_do_not_hide_functions():
+    """Names are loaded when they are used: the whole takes longer to import than NumPy."""
+    check = """
+import sys, gradcam_multi
+heavy = {"numpy", "PIL", "pluggy", "importlib.metadata", "email", "click"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+import gradcam_multi.compare, gradcam_multi.audit.run, gradcam_multi.layers
+from gradcam_multi.doctor import doctor
+assert all(map(callable, (gradcam_multi.compare, gradcam_multi.audit, gradcam_multi.layers)))
+assert gradcam_multi.doctor is doctor
+assert gradcam_multi.errors.GradcamError is gradcam_multi.GradcamError
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_the_error_tree_is_the_one_that_is_drawn():
