@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import NETWORKS, SIDE, Program
+from networks import SIDE, Program, program_of
 
 from gradcam_multi import Explainer
 
@@ -28,8 +28,15 @@ class Opened:
         self, x: np.ndarray, method: str = "gradcam", target: Any = 0, **settings: Any
     ) -> Callable[[], Any]:
         """Return a call that explains a batch up to the heatmaps on its pictures."""
+        explain = self.explained(x, method, target, **settings)
+        return lambda: explain().heatmap
+
+    def explained(
+        self, x: np.ndarray, method: str = "gradcam", target: Any = 0, **settings: Any
+    ) -> Callable[[], Any]:
+        """Return a call that explains a batch by an explainer of its own."""
         explainer = Explainer(self.model, method=method, **settings)
-        return lambda: explainer(x, target).heatmap
+        return lambda: explainer(x, target)
 
 
 def need(framework: str) -> None:
@@ -47,7 +54,7 @@ WRITERS = {"onnx": ("onnx", "torch")}
 @cache
 def opened(framework: str, name: str) -> Opened:
     """Return a published network, built once in a process."""
-    return open_program(framework, NETWORKS[name].program)
+    return open_program(framework, program_of(name))
 
 
 def open_program(framework: str, program: Program, side: int = SIDE) -> Opened:
@@ -56,16 +63,21 @@ def open_program(framework: str, program: Program, side: int = SIDE) -> Opened:
 
 
 def _torch(program: Program, side: int) -> Opened:
-    import torch
     from networks_torch import TorchOps
 
     module = TorchOps(program)
+    return Opened(module, module_call(module))
+
+
+def module_call(module: Any) -> Callable[[np.ndarray], Any]:
+    """Return plain inference of a module in PyTorch."""
+    import torch
 
     def plain(x: np.ndarray) -> Any:
         with torch.inference_mode():
             return module(torch.from_numpy(x)).numpy()
 
-    return Opened(module, plain)
+    return plain
 
 
 def _onnx(program: Program, side: int) -> Opened:
@@ -105,4 +117,13 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 OPEN: dict[str, Callable[[Program, int], Opened]] = {
     "torch": _torch, "onnx": _onnx, "tensorflow": _tensorflow,
+}  # fmt: skip
+
+PLAIN: dict[str, Callable[[Any], Callable[[np.ndarray], Any]]] = {
+    "torch": module_call, "onnx": session_call, "tensorflow": function_call,
+}  # fmt: skip
+"""Plain inference of what our explainer opens."""
+
+LAYOUT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "torch": lambda x: x, "onnx": lambda x: x, "tensorflow": channels_last,
 }  # fmt: skip
