@@ -13,7 +13,7 @@ FOUND = pytest.StashKey[list[Record]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("benchmarks of gradcam_multi")
-    group.addoption("--seconds", type=float, default=3, help="aimed at for each case")
+    group.addoption("--seconds", type=float, default=2, help="aimed at for each case")
     group.addoption("--turns", type=int, help="turns of each case, whatever it takes")
     group.addoption("--save", metavar="NAME", help="merge into benchmarks/results/NAME.json")
 

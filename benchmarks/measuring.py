@@ -17,8 +17,8 @@ Call = Callable[[], Any]
 PAUSE = 0.1  # seconds before a turn
 LONG = 0.5  # seconds of a call that needs no other before it and no other beside it
 IN_A_ROW = 2  # calls of a turn that are counted, of those that are not long
-FEWEST, MOST = 4, 40  # turns
-PATIENCE = 10  # seconds of a call after which it is not tried again, and has half the turns
+FEWEST, MOST = 3, 40  # turns
+PATIENCE = 10  # seconds of a call after which it is not tried again, and has fewer turns
 
 
 class Turns:
@@ -51,7 +51,7 @@ class Turns:
     def _affordable(self, once: list[float]) -> int:
         """The turns that fit into the seconds, where the calls take so long each."""
         turn = sum(_calls(seconds) * seconds + PAUSE for seconds in once)
-        fewest = FEWEST // 2 if max(once) > PATIENCE else FEWEST
+        fewest = FEWEST - (max(once) > PATIENCE)
         return int(np.clip(self.seconds / turn, fewest, MOST))
 
 

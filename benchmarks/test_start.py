@@ -16,7 +16,7 @@ from gradcam_multi import Explainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # random weights
 
-PROCESSES = 15  # of each kind, in turn, after one that is not counted
+PROCESSES = 11  # of each kind, in turn, after one that is not counted
 
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 PLAIN = """
