@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inference import LAYOUT, PLAIN
 from networks import NETWORKS, inputs
 
 RUNS = 2  # the second is planned by what the first has allocated
@@ -52,8 +53,6 @@ def caller(
 ) -> Callable[[np.ndarray], Call]:
     """Return what makes a call for a batch in the model's own layout."""
     if who == "plain":
-        from adapters import PLAIN
-
         plain = PLAIN[framework](model)
         return lambda x: lambda: plain(x)
     if who == "ours":
@@ -79,8 +78,6 @@ def main(framework: str, path: str, name: str, who: str, method: str, *batches: 
         import_module(beside)
     figures = [megabytes("VmRSS")]
     make = caller(framework, read(framework, path), name, who, method)
-    from adapters import LAYOUT
-
     for batch in map(int, batches):
         call = make(LAYOUT[framework](inputs(batch)))
         for _ in range(RUNS):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapters import opened, session_call
+from adapters import opened
+from inference import session_call
 from networks import CLASSES, CONVOLUTIONAL, inputs
 
 from gradcam_multi.layers import final_feature_map

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from adapters import FRAMEWORKS, function_call, opened, session_call
+from adapters import FRAMEWORKS, opened
+from inference import function_call, session_call
 from measuring import compared
 from networks import NETWORKS, inputs
 
