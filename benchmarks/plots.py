@@ -42,7 +42,8 @@ def plot_prices(records: Sequence[Record], path: Path) -> bool:
         axis.axhline(1, color="black", linewidth=0.8, label="plain inference")
         axis.set_xticks(range(len(models)), models, rotation=30, ha="right", fontsize=8)
         axis.set_title(framework)
-        axis.legend(fontsize=8)
+        axis.margins(y=0.45)  # room for the legend
+        axis.legend(fontsize=8, ncols=2)
     axes[0][0].set_ylabel(f"time / inference, batch {BATCH}")
     _save(figure, path, rows)
     return True
