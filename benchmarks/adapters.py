@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import NETWORKS, SIDE, Program
+from inference import channels_last, function_call, module_call, session_call
+from networks import SIDE, Program, program_of
 
 from gradcam_multi import Explainer
 
@@ -28,8 +29,15 @@ class Opened:
         self, x: np.ndarray, method: str = "gradcam", target: Any = 0, **settings: Any
     ) -> Callable[[], Any]:
         """Return a call that explains a batch up to the heatmaps on its pictures."""
+        explain = self.explained(x, method, target, **settings)
+        return lambda: explain().heatmap
+
+    def explained(
+        self, x: np.ndarray, method: str = "gradcam", target: Any = 0, **settings: Any
+    ) -> Callable[[], Any]:
+        """Return a call that explains a batch by an explainer of its own."""
         explainer = Explainer(self.model, method=method, **settings)
-        return lambda: explainer(x, target).heatmap
+        return lambda: explainer(x, target)
 
 
 def need(framework: str) -> None:
@@ -47,7 +55,7 @@ WRITERS = {"onnx": ("onnx", "torch")}
 @cache
 def opened(framework: str, name: str) -> Opened:
     """Return a published network, built once in a process."""
-    return open_program(framework, NETWORKS[name].program)
+    return open_program(framework, program_of(name))
 
 
 def open_program(framework: str, program: Program, side: int = SIDE) -> Opened:
@@ -56,16 +64,10 @@ def open_program(framework: str, program: Program, side: int = SIDE) -> Opened:
 
 
 def _torch(program: Program, side: int) -> Opened:
-    import torch
     from networks_torch import TorchOps
 
     module = TorchOps(program)
-
-    def plain(x: np.ndarray) -> Any:
-        with torch.inference_mode():
-            return module(torch.from_numpy(x)).numpy()
-
-    return Opened(module, plain)
+    return Opened(module, module_call(module))
 
 
 def _onnx(program: Program, side: int) -> Opened:
@@ -75,32 +77,11 @@ def _onnx(program: Program, side: int) -> Opened:
     return Opened(data, session_call(data))
 
 
-def session_call(data: bytes | str, provider: str = "CPUExecutionProvider") -> Callable[..., Any]:
-    """Return plain inference by an ONNX Runtime session with its usual settings."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=[provider])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})
-
-
 def _tensorflow(program: Program, side: int) -> Opened:
     from networks_keras import keras_program
 
     model = keras_program(program, side)
     return Opened(model, function_call(model), channels_last)
-
-
-def function_call(model: Any) -> Callable[[np.ndarray], Any]:
-    """Return plain inference of a Keras model, compiled as TensorFlow's users do."""
-    import tensorflow as tf
-
-    function = tf.function(lambda x: model(x, training=False), autograph=False)
-    return lambda x: function(tf.convert_to_tensor(x)).numpy()
-
-
-def channels_last(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
 OPEN: dict[str, Callable[[Program, int], Opened]] = {

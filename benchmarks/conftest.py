@@ -13,35 +13,13 @@ FOUND = pytest.StashKey[list[Record]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("benchmarks of gradcam_multi")
-    group.addoption("--seconds", type=float, default=12, help="aimed at for each case")
+    group.addoption("--seconds", type=float, default=2, help="aimed at for each case")
     group.addoption("--turns", type=int, help="turns of each case, whatever it takes")
     group.addoption("--save", metavar="NAME", help="merge into benchmarks/results/NAME.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FOUND] = []
-    declare_torchvision()
-
-
-def declare_torchvision() -> None:
-    """Declare the operators that torchvision names when it is imported.
-
-    Its wheel holds them compiled for another build of PyTorch than the one for CPUs, which
-    cannot load them; peers import torchvision and use none of these.
-    """
-    try:
-        import torch
-        import torchvision  # noqa: F401
-    except ImportError:
-        return
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        KEPT.append(library)  # an operator lives as long as its library
-
-
-KEPT: list[Any] = []
 
 
 @pytest.fixture
@@ -69,16 +47,18 @@ def record_turns(record: Callable[..., None]) -> Callable[..., None]:
     """Keep one record for each who takes turns beside its plain inference."""
 
     def keep(
-        experiment: str, times: dict[str, np.ndarray], plain: str = "plain", **about: Any
-    ) -> None:
-        for who, values in times.items():
+        experiment: str, values: dict[str, np.ndarray], plain: str = "plain", *,
+        unit: str = "ms", **about: Any,
+    ) -> None:  # fmt: skip
+        factor = 1e3 if unit == "ms" else 1
+        for who, found in values.items():
             if who != plain:
+                figures = compared(found, values[plain], factor)
+                if "ours" in values and who != "ours":
+                    ours = float(np.median(values["ours"]))
+                    figures |= {"ours": factor * ours, "slower": float(np.median(found)) / ours}
                 name = "gradcam-multi" if who == "ours" else who
-                figures = compared(values, times[plain])
-                if "ours" in times and who != "ours":
-                    figures["ours"] = 1e3 * float(np.median(times["ours"]))
-                    figures["slower"] = float(np.median(values) / np.median(times["ours"]))
-                record(experiment, figures, who=name, **about)
+                record(experiment, figures, unit=unit, who=name, **about)
 
     return keep
 
@@ -88,7 +68,6 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    summarize_prices(terminalreporter)
     found = terminalreporter.config.stash[FOUND]
     if not found:
         return
@@ -109,19 +88,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         text += f"{ratio:8.3f}" if ratio is not None else ""
         text += f"  {spread[0]:.2f} to {spread[1]:.2f}" if spread else ""
         terminalreporter.write_line(text)
-
-
-def summarize_prices(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the ratios of the benchmarks that keep theirs as properties of the test's report."""
-    reports = terminalreporter.getreports("passed")
-    rows = [dict(report.user_properties) for report in reports if report.user_properties]
-    if not rows:
-        return
-    terminalreporter.section("an explanation against plain inference, medians, interleaved")
-    names = f"{'model':18}{'adapter':12}{'batch':>6}{'plain ms':>10}{'ours ms':>10}"
-    terminalreporter.write_line(f"{names}{'ratio':>8}{'spread':>16}")
-    for row in rows:
-        terminalreporter.write_line(
-            f"{row['model']:18}{row['adapter']:12}{row['batch']:>6}{row['plain']:>10.1f}"
-            f"{row['ours']:>10.1f}{row['ratio']:>8.3f}{row['spread']:>16}"
-        )

@@ -1,8 +1,9 @@
 """Calls that take turns in one process, and what they cost beside plain inference.
 
 A turn is a few calls in a row after a pause, the first of them not counted: threads that have just
-worked spin for a while and would take the cores from whoever comes next. Compared are the medians
-of the turns; the spread is the quartiles of the ratio, turn by turn.
+worked spin for a while (a plain ONNX Runtime session's for 50 ms) and would take the cores from
+whoever comes next. A call of half a second is long beside all that, and is made once. Compared are
+the medians of the turns; the spread is the quartiles of the ratio, turn by turn.
 """
 
 import time
@@ -13,9 +14,11 @@ import numpy as np
 
 Call = Callable[[], Any]
 
-PAUSE = 0.05  # seconds before a turn
-IN_A_ROW = 2  # calls of a turn that are counted
-FEWEST, MOST = 4, 40  # turns
+PAUSE = 0.1  # seconds before a turn
+LONG = 0.5  # seconds of a call that needs no other before it and no other beside it
+IN_A_ROW = 2  # calls of a turn that are counted, of those that are not long
+FEWEST, MOST = 3, 40  # turns
+PATIENCE = 10  # seconds of a call after which it is not tried again, and has fewer turns
 
 
 class Turns:
@@ -26,30 +29,50 @@ class Turns:
 
     def __call__(self, ours: Call, others: Mapping[str, Call]) -> dict[str, np.ndarray]:
         """Return seconds, (turns,) each, of "ours" and of the others by name."""
-        turns = self.turns or self._affordable([ours, *others.values()])
+        once = {name: _tried(call) for name, call in {"ours": ours, **others}.items()}
+        turns = self.turns or self._affordable(list(once.values()))
         times: dict[str, list[float]] = {name: [] for name in others}
-        rounds = iter(range(turns * IN_A_ROW))
+        counted = _counted(once["ours"])
+        rounds = iter(range(turns * counted))
 
         def before() -> None:
-            if next(rounds, 0) % IN_A_ROW:
+            if next(rounds, 0) % counted:
                 return
             for name, call in others.items():
-                time.sleep(PAUSE)
-                call()
-                times[name].append(float(np.mean([_timed(call) for _ in range(IN_A_ROW)])))
-            time.sleep(PAUSE)
-            ours()
+                _settle(call, once[name])
+                measured = [_timed(call) for _ in range(_counted(once[name]))]
+                times[name].append(float(np.mean(measured)))
+            _settle(ours, once["ours"])
 
-        self.benchmark.pedantic(ours, setup=before, rounds=turns * IN_A_ROW, iterations=1)
-        own = np.array(self.benchmark.stats.stats.data).reshape(turns, IN_A_ROW).mean(1)
+        self.benchmark.pedantic(ours, setup=before, rounds=turns * counted, iterations=1)
+        own = np.array(self.benchmark.stats.stats.data).reshape(turns, counted).mean(1)
         return {"ours": own, **{name: np.array(values) for name, values in times.items()}}
 
-    def _affordable(self, calls: list[Call]) -> int:
-        """The turns that fit into the seconds; every call is made twice to see."""
-        for call in calls:
-            call()
-        turn = sum((IN_A_ROW + 1) * _timed(call) + PAUSE for call in calls)
-        return int(np.clip(self.seconds / turn, FEWEST, MOST))
+    def _affordable(self, once: list[float]) -> int:
+        """The turns that fit into the seconds, where the calls take so long each."""
+        turn = sum(_calls(seconds) * seconds + PAUSE for seconds in once)
+        fewest = FEWEST - (max(once) > PATIENCE)
+        return int(np.clip(self.seconds / turn, fewest, MOST))
+
+
+def _tried(call: Call) -> float:
+    """Seconds of the second call: the first may build or compile."""
+    first = _timed(call)
+    return first if first > PATIENCE else _timed(call)
+
+
+def _counted(seconds: float) -> int:
+    return IN_A_ROW if seconds < LONG else 1
+
+
+def _calls(seconds: float) -> int:
+    return IN_A_ROW + 1 if seconds < LONG else 1
+
+
+def _settle(call: Call, seconds: float) -> None:
+    time.sleep(PAUSE)
+    if seconds < LONG:
+        call()
 
 
 def _timed(call: Call) -> float:

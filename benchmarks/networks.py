@@ -1,4 +1,4 @@
-"""Six published networks at full size, each written once and built in two frameworks.
+"""Published networks at full size, each written once and built in two frameworks.
 
 A program is a function of an `ops` object and a picture, 224x224; `TorchOps` and `KerasOps` run it.
 Weights are random and come from a layer's name, so that they are the same in both frameworks. The
@@ -37,22 +37,52 @@ def conv_norm(
     return x if act is None else ops.act(x, f"{name}_{act}", act)
 
 
-def resnet50(ops: Any, x: Any) -> Any:
+def _residual(ops: Any, x: Any, counts: tuple[int, ...], deep: bool) -> Any:
+    """Stages of residual blocks, of two 3x3 convolutions or, deep, of three with four times out."""
     x = ops.maxpool(conv_norm(ops, x, "stem", (3, 64), 7, stride=2), "pool", 3, 2)
     inputs = 64
-    for stage, count in enumerate((3, 4, 6, 3), start=1):
+    for stage, count in enumerate(counts, start=1):
         width = 32 * 2**stage
         for block in range(count):
             name, stride = f"layer{stage}_{block}", 2 if block == 0 and stage > 1 else 1
-            y = conv_norm(ops, x, f"{name}_a", (inputs, width))
-            y = conv_norm(ops, y, f"{name}_b", (width, width), 3, stride=stride)
-            y = conv_norm(ops, y, f"{name}_c", (width, 4 * width), act=None)
-            if block == 0:
-                sizes = (inputs, 4 * width)
+            outputs, y = 4 * width if deep else width, x
+            if deep:
+                y = conv_norm(ops, y, f"{name}_a", (inputs, width))
+                y = conv_norm(ops, y, f"{name}_b", (width, width), 3, stride=stride)
+                y = conv_norm(ops, y, f"{name}_c", (width, outputs), act=None)
+            else:
+                y = conv_norm(ops, y, f"{name}_a", (inputs, width), 3, stride=stride)
+                y = conv_norm(ops, y, f"{name}_b", (width, width), 3, act=None)
+            if inputs != outputs:
+                sizes = (inputs, outputs)
                 x = conv_norm(ops, x, f"{name}_skip", sizes, stride=stride, act=None)
-            inputs = 4 * width
+            inputs = outputs
             x = ops.act(ops.add(y, x), f"{name}_out", "relu")
-    return ops.dense(ops.mean(x), "logits", 2048, CLASSES)
+    return ops.dense(ops.mean(x), "logits", inputs, CLASSES)
+
+
+def resnet50(ops: Any, x: Any) -> Any:
+    return _residual(ops, x, (3, 4, 6, 3), deep=True)
+
+
+def resnet18(ops: Any, x: Any) -> Any:
+    return _residual(ops, x, (2, 2, 2, 2), deep=False)
+
+
+def squeezenet(ops: Any, x: Any) -> Any:
+    """Version 1.1, its poolings padded instead of rounded up."""
+    x = ops.act(ops.conv(x, "stem", (3, 64), 3, stride=2, pad=False), "stem_relu", "relu")
+    inputs = 64
+    for index, width in enumerate((64, 64, 128, 128, 192, 192, 256, 256)):
+        if index in (0, 2, 4):
+            x = ops.maxpool(x, f"pool{index}", 3, 2)
+        name = f"fire{index}"
+        x = ops.act(ops.conv(x, name, (inputs, width // 4)), f"{name}_relu", "relu")
+        y = ops.act(ops.conv(x, f"{name}_1x1", (width // 4, width)), f"{name}_1x1_relu", "relu")
+        z = ops.conv(x, f"{name}_3x3", (width // 4, width), 3)
+        x = ops.concat(y, ops.act(z, f"{name}_3x3_relu", "relu"))
+        inputs = 2 * width
+    return ops.mean(ops.act(ops.conv(x, "classes", (inputs, CLASSES)), "classes_relu", "relu"))
 
 
 def vgg16(ops: Any, x: Any) -> Any:
@@ -173,6 +203,13 @@ NETWORKS = {
     "EfficientNet-B0": Network(efficientnet_b0, "head_silu"),
     "ViT-S": Network(vit_s16, "block11_norm1"),
 }
-"""The published networks by name."""
+"""The networks whose prices are compared, by name."""
+
+SINGLE = {"ResNet-18": resnet18, "SqueezeNet": squeezenet}
+"""Networks of which a single price is asked for, by name."""
 
 CONVOLUTIONAL = tuple(name for name in NETWORKS if name != "ViT-S")
+
+
+def program_of(name: str) -> Program:
+    return SINGLE[name] if name in SINGLE else NETWORKS[name].program

@@ -5,40 +5,48 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
-from networks import NETWORKS, SIDE, Program, normal
+from networks import SIDE, Program, normal, program_of
 
 
+@keras.saving.register_keras_serializable("benchmarks")
 class Prefix(layers.Layer):
     """A token before the others."""
 
-    def __init__(self, value: np.ndarray, **kwargs: Any) -> None:
+    def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.token = self.add_weight(shape=value.shape, name="token")
-        self.token.assign(value)
+        self.token = self.add_weight(shape=(1, 1, width), name="token")
 
     def call(self, x: Any) -> Any:
         ops = keras.ops
         shape = (ops.shape(x)[0], *self.token.shape[1:])
         return ops.concatenate([ops.broadcast_to(self.token, shape), x], 1)
 
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"width": self.token.shape[-1]}
 
+
+@keras.saving.register_keras_serializable("benchmarks")
 class Positions(layers.Layer):
     """What is added to the tokens of each position."""
 
-    def __init__(self, value: np.ndarray, **kwargs: Any) -> None:
+    def __init__(self, count: int, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.table = self.add_weight(shape=value.shape, name="table")
-        self.table.assign(value)
+        self.table = self.add_weight(shape=(1, count, width), name="table")
 
     def call(self, x: Any) -> Any:
         return x + self.table
 
+    def get_config(self) -> dict[str, Any]:
+        _, count, width = self.table.shape
+        return super().get_config() | {"count": count, "width": width}
 
+
+@keras.saving.register_keras_serializable("benchmarks")
 class Attention(layers.Layer):
     """Attention between tokens (N, T, 3 width) that already are queries, keys and values."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
+    def __init__(self, width: int, heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.width, self.heads = width, heads
 
     def call(self, x: Any) -> Any:
@@ -46,6 +54,14 @@ class Attention(layers.Layer):
         x = ops.reshape(x, (-1, count, 3, self.heads, self.width // self.heads))
         q, k, v = (x[:, :, index] for index in range(3))
         return ops.reshape(ops.dot_product_attention(q, k, v), (-1, count, self.width))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"width": self.width, "heads": self.heads}
+
+
+@keras.saving.register_keras_serializable("benchmarks")
+def exact_gelu(x: Any) -> Any:
+    return keras.ops.gelu(x, approximate=False)
 
 
 class KerasOps:
@@ -90,7 +106,7 @@ class KerasOps:
 
     def act(self, x: Any, name: str, kind: str) -> Any:
         if kind == "gelu":
-            return layers.Activation(lambda x: keras.ops.gelu(x, approximate=False), name=name)(x)
+            return layers.Activation(exact_gelu, name=name)(x)
         return layers.Activation(kind, name=name)(x)
 
     def maxpool(self, x: Any, name: str, kernel: int, stride: int) -> Any:
@@ -103,10 +119,11 @@ class KerasOps:
         return layers.AveragePooling2D(kernel, name=name)(x)
 
     def class_token(self, x: Any, name: str, width: int) -> Any:
-        return Prefix(normal(name, (1, 1, width), 0.02), name=name)(x)
+        return _with(Prefix(width, name=name), x, [normal(name, (1, 1, width), 0.02)])
 
     def positions(self, x: Any, name: str, count: int, width: int) -> Any:
-        return Positions(normal(name, (1, count, width), 0.02), name=name)(x)
+        table = normal(name, (1, count, width), 0.02)
+        return _with(Positions(count, width, name=name), x, [table])
 
     def attention(self, x: Any, width: int, heads: int) -> Any:
         return Attention(width, heads)(x)
@@ -150,4 +167,4 @@ def keras_program(program: Program, side: int = SIDE) -> Any:
 
 
 def keras_network(name: str) -> Any:
-    return keras_program(NETWORKS[name].program)
+    return keras_program(program_of(name))

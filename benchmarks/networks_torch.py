@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from networks import NETWORKS, SIDE, Program, normal
+from networks import SIDE, Program, normal, program_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,7 +131,7 @@ def _shifted(layer: Any, name: str) -> nn.Module:
 
 
 def torch_network(name: str) -> nn.Module:
-    return TorchOps(NETWORKS[name].program)
+    return TorchOps(program_of(name))
 
 
 def onnx_network(module: nn.Module, side: int = SIDE) -> bytes:

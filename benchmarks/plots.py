@@ -6,6 +6,7 @@ from typing import Any
 
 from .growth import fitted
 from .records import Record
+from .tables import OURS, chosen, newest
 
 BATCH = 8
 
@@ -21,31 +22,28 @@ def _pyplot() -> Any:
 
 def plot_prices(records: Sequence[Record], path: Path) -> bool:
     """Bars of the ratio to inference, a panel a framework; returns whether there was any."""
-    rows = [
-        r
-        for r in records
-        if r["experiment"] == "gradcam" and r["batch"] == BATCH and r.get("device") is None
-    ]
+    rows = newest(chosen(records, "gradcam", batch=BATCH, device=None))
     frameworks = list(dict.fromkeys(row["framework"] for row in rows))
     if not rows:
         return False
     plt = _pyplot()
     figure, axes = plt.subplots(
-        1, len(frameworks), figsize=(4.5 * len(frameworks), 3.6), squeeze=False, sharey=True
+        1, len(frameworks), figsize=(4.5 * len(frameworks), 3.6), squeeze=False
     )
     for axis, framework in zip(axes[0], frameworks, strict=True):
         here = [row for row in rows if row["framework"] == framework]
         models = list(dict.fromkeys(row["model"] for row in here))
-        who = sorted({row["who"] for row in here}, key=lambda name: (name != "gradcam-multi", name))
+        who = sorted({row["who"] for row in here}, key=lambda name: (name != OURS, name))
         width = 0.8 / len(who)
         for index, name in enumerate(who):
             found = {row["model"]: row["ratio"] for row in here if row["who"] == name}
             places = [models.index(model) + (index + 0.5) * width - 0.4 for model in found]
             axis.bar(places, list(found.values()), width, label=name)
-        axis.axhline(1, color="black", linewidth=0.8)
+        axis.axhline(1, color="black", linewidth=0.8, label="plain inference")
         axis.set_xticks(range(len(models)), models, rotation=30, ha="right", fontsize=8)
         axis.set_title(framework)
-        axis.legend(fontsize=8)
+        axis.margins(y=0.45)  # room for the legend
+        axis.legend(fontsize=8, ncols=2)
     axes[0][0].set_ylabel(f"time / inference, batch {BATCH}")
     _save(figure, path, rows)
     return True
@@ -53,7 +51,7 @@ def plot_prices(records: Sequence[Record], path: Path) -> bool:
 
 def plot_growth(records: Sequence[Record], path: Path) -> bool:
     """Prices against sizes with their fits, a panel for what grows."""
-    rows = [r for r in records if r["experiment"] == "growth" and r["who"] == "gradcam-multi"]
+    rows = newest(chosen(records, "growth", who=OURS))
     what = list(dict.fromkeys(row["method"] for row in rows))
     if not rows:
         return False

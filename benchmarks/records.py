@@ -91,7 +91,9 @@ def merge(path: Path, found: list[Record]) -> None:
         ],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    new_path = path.with_suffix(".new")  # whoever is stopped while writing leaves the old file
+    new_path.write_text(json.dumps(content, indent=1) + "\n")
+    new_path.replace(path)
 
 
 def key(record: Record) -> tuple[Any, ...]:

@@ -1,18 +1,20 @@
 """Turns saved results into tables and plots: python -m benchmarks.report [NAME].
 
 Reads benchmarks/results/NAME.json ("cpu" where no name is given) and writes NAME.md and plots
-beside it, each with the machine, the versions and the dates of what it shows.
+beside it, each with the machine, the versions and the dates of what it shows. The README's tables
+are those of "cpu".
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from .bounds import held
 from .growth import fitted
 from .records import RESULTS, Record, load
+from .tables import OURS, chosen, machine, newest, table
 
-OURS = "gradcam-multi"
 Section = Callable[[Sequence[Record]], list[str]]
 
 
@@ -33,18 +35,14 @@ def main(name: str = "cpu", folder: Path = RESULTS) -> None:
         if plot(records, folder / f"{name}_{file}.png"):
             parts.append(f"![{title}]({name}_{file}.png)")
     (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+    if folder / name == RESULTS / "cpu":
+        from .readme import README, replaced, section
+
+        README.write_text(replaced(README.read_text(), section(environments, records)))
     print(f"wrote {name}.md")
 
 
 def _preamble(environments: Sequence[Record], records: Sequence[Record]) -> list[str]:
-    dates = sorted({record["date"] for record in records})
-    first = environments[0]
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    machine = (
-        f"{first['processor']}, {first['cores']} cores, {first['memory_gb']} GB, "
-        f"{first['system']}, Python {first['python']}, {first['threads']} threads a framework. "
-        f"Measured {when}."
-    )
     versions: dict[str, set[str]] = {}
     for environment in environments:
         for package, version in environment["versions"].items():
@@ -55,36 +53,7 @@ def _preamble(environments: Sequence[Record], records: Sequence[Record]) -> list
         "the turns, ratios are to plain inference of the same model beside them, spreads are the "
         "quartiles of the ratio. Ours are timed up to the heatmaps at the picture's size."
     )
-    return [how, machine, f"Versions: {told}."]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, its first column left, the others right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def chosen(records: Iterable[Record], experiment: str, **about: object) -> list[Record]:
-    return [
-        record
-        for record in records
-        if record["experiment"] == experiment
-        and all(record.get(name) == value for name, value in about.items())
-    ]
-
-
-def newest(records: Sequence[Record]) -> list[Record]:
-    """Keep, of records that differ only in the framework's version, those of the newest."""
-    found: dict[tuple[object, ...], Record] = {}
-    for record in records:
-        key = tuple(record.get(n) for n in ("framework", "model", "batch", "method", "size", "who"))
-        if key not in found or _version(record) > _version(found[key]):
-            found[key] = record
-    return list(found.values())
-
-
-def _version(record: Record) -> tuple[int, ...]:
-    return tuple(int(part) for part in (record.get("version") or "0").split("."))
+    return [how, machine(environments, records), f"Versions: {told}."]
 
 
 def ratio(record: Record) -> str:
@@ -92,20 +61,27 @@ def ratio(record: Record) -> str:
     return f"{record['ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _gradcam(records: Sequence[Record]) -> list[str]:
-    parts = []
-    for device in (None, "gpu"):
-        every = newest(chosen(records, "gradcam", device=device))
-        for framework in dict.fromkeys(record["framework"] for record in every):
-            here = [record for record in every if record["framework"] == framework]
-            for batch in sorted({record["batch"] for record in here}):
-                rows = [record for record in here if record["batch"] == batch]
-                parts += _prices(f"{framework}{' on a GPU' if device else ''}, batch {batch}", rows)
-    return parts
+def _priced(experiment: str) -> Section:
+    """A table for each framework and batch, of all that records its price beside inference."""
+
+    def build(records: Sequence[Record]) -> list[str]:
+        parts = []
+        for device in (None, "gpu"):
+            every = newest(chosen(records, experiment, device=device, method="gradcam"))
+            for framework in dict.fromkeys(record["framework"] for record in every):
+                here = [record for record in every if record["framework"] == framework]
+                for batch in sorted({record["batch"] for record in here}):
+                    rows = [record for record in here if record["batch"] == batch]
+                    place = f"{framework}{' on a GPU' if device else ''}, batch {batch}"
+                    parts += _prices(place, rows)
+        return parts
+
+    return build
 
 
 def _prices(title: str, rows: Sequence[Record]) -> list[str]:
-    """One line a model: plain inference, ours, and how much slower each peer was than ours."""
+    """One line a model: plain inference, ours, and how much more each peer takes than ours."""
+    rows = [row for row in rows if row.get("size") is None]
     peers = [who for who in dict.fromkeys(row["who"] for row in rows) if who != OURS]
     lines, ratios = [], []
     slower: dict[str, list[float]] = {who: [] for who in peers}
@@ -127,7 +103,9 @@ def _prices(title: str, rows: Sequence[Record]) -> list[str]:
         return []
     middle = [f"{median(values):.2f}" if values else "" for values in slower.values()]
     lines.append(["median", "", "", f"{median(ratios):.2f}", *middle])
-    header = ["model", "inference ms", "Grad-CAM ms", "ratio", *(f"{w} / ours" for w in peers)]
+    unit = rows[0]["unit"]
+    beside = (f"{who} / ours" for who in peers)
+    header = ["model", f"inference {unit}", f"Grad-CAM {unit}", "ratio", *beside]
     return [f"**{title}**", table(header, lines)]
 
 
@@ -159,14 +137,14 @@ def _methods(records: Sequence[Record]) -> list[str]:
     return parts
 
 
-def _listed(experiment: str, *columns: str) -> Section:
+def _listed(experiment: str, *columns: str, **about: object) -> Section:
     """A section that lists an experiment's records as they are."""
 
     def build(records: Sequence[Record]) -> list[str]:
         lines = [
             [*(str(row.get(name) or "") for name in columns), f"{row['plain']:.4g}",
              f"{row['median']:.4g}", row["unit"], ratio(row)]
-            for row in newest(chosen(records, experiment))
+            for row in newest(chosen(records, experiment, **about))
         ]  # fmt: skip
         header = [*columns, "beside", "ours", "unit", "ratio"]
         return [table(header, lines)] if lines else []
@@ -204,10 +182,17 @@ def _growth(records: Sequence[Record]) -> list[str]:
 
 
 SECTIONS: tuple[tuple[str, Section], ...] = (
-    ("Grad-CAM", _gradcam),
+    ("What is asked", held),
+    ("Grad-CAM", _priced("gradcam")),
     ("The ONNX adapter beside the PyTorch peers", _against),
     ("Methods", _methods),
-    ("Peak memory", _listed("memory", "framework", "model", "batch")),
+    ("Methods that run the model once a channel", _listed(
+        "replays", "framework", "model", "method", "size")),
+    ("Peak memory of a process", _priced("memory")),
+    ("Peak memory of Score-CAM on 512 channels", _listed(
+        "memory", "framework", "model", method="scorecam")),
+    ("Peak memory beyond the imports", _listed(
+        "memory", "framework", "model", "batch", size="beyond imports")),
     ("Start", _listed("start", "method", "model")),
     ("The first call beside the first of plain inference", _listed(
         "first", "framework", "model", "method")),

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapters import Opened, function_call, session_call
+from adapters import Opened
+from inference import function_call, session_call
 
 keras = pytest.importorskip("keras", reason="needs Keras")
 pytestmark = pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # random weights

@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from adapters import Opened, need, opened, session_call
+from adapters import Opened, need, opened
+from inference import session_call
 from networks import NETWORKS, inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # random weights

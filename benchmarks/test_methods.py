@@ -7,7 +7,7 @@ channel or mask: a light network of 64 channels, batch 1, since ResNet-50 has 20
 import pytest
 from adapters import FRAMEWORKS, open_program, opened
 from networks import NETWORKS, growing, inputs
-from peers import peers_of
+from peers import SAMPLES, peers_of
 
 from gradcam_multi import METHODS
 
@@ -36,5 +36,5 @@ def compare(network, framework, method, x, name, turns, record_turns) -> None:
     layer = NETWORKS[name].layer if name in NETWORKS else "last_relu"
     others = {"plain": lambda: network.plain(x)}
     others |= peers_of(framework, method, network.model, layer, x)
-    times = turns(network.ours(x, method), others)
+    times = turns(network.ours(x, method, samples=SAMPLES.get(method)), others)
     record_turns("methods", times, model=name, framework=framework, batch=len(x), method=method)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from adapters import FRAMEWORKS, function_call, opened, session_call
+from adapters import FRAMEWORKS, opened
+from inference import function_call, session_call
 from measuring import compared
 from networks import NETWORKS, inputs
 
@@ -16,7 +17,7 @@ from gradcam_multi import Explainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # random weights
 
-PROCESSES = 15  # of each kind, in turn, after one that is not counted
+PROCESSES = 11  # of each kind, in turn, after one that is not counted
 
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 PLAIN = """

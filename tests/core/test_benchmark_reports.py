@@ -2,12 +2,19 @@ import json
 import sys
 from pathlib import Path
 
+import measuring
 import numpy as np
 import pytest
 from growth import fitted
 from records import environment, key, load, merge
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def by_package(monkeypatch):
+    """The report is run as a module of its folder's parent: python -m benchmarks.report."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
 
 
 def one(**changes):
@@ -69,13 +76,12 @@ def test_two_sizes_are_no_law():
         fitted([1, 2], [1.0, 2.0])
 
 
-def test_report(tmp_path, monkeypatch):
+def test_report(tmp_path, by_package):
     pytest.importorskip("matplotlib", reason="needs matplotlib")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
     from benchmarks import report
 
     merge(tmp_path / "cpu.json", [
-        one(), one(model="VGG-16", ratio=1.3, median=13.0),
+        one(), one(model="VGG-16", ratio=1.3, median=13.0), one(batch=1),
         one(who="peer", median=33.0, ratio=3.3, slower=3.0, ours=11.0),
         one(version="1.9", median=99.0),  # older than 1.31, though it sorts after it
         *(
@@ -86,8 +92,112 @@ def test_report(tmp_path, monkeypatch):
     report.main("cpu", tmp_path)
     text = (tmp_path / "cpu.md").read_text()
     assert "| ResNet-50 | 10.0 | 11.0 | 1.10 (1.00 to 1.25) | 3.00 |" in text
+    assert "| Grad-CAM / inference, onnx, batch 8, median | at most 1.05 | 1.2 | 2 | no |" in text
+    assert "| any peer / ours, every network and method, least | at least 1 | 3 | 1 | yes |" in text
+    assert "| exponent of growth, worst | at most 1 | 1 | 1 | yes |" in text
+    assert "| the same without 2 ms, onnx, batch 1, worst | at most 1.15 | 0.9 | 1 | yes |" in text
     assert "| median |  |  | 1.20 | 3.00 |" in text
     assert "| onnx | classes | Grad-CAM | 10 to 1000 | 1.00 | 1.00 | 0 % |" in text
     assert "99.0" not in text
     assert (tmp_path / "cpu_prices.png").stat().st_size > 1000
     assert (tmp_path / "cpu_growth.png").stat().st_size > 1000
+
+
+def test_the_readme_shows_what_was_saved(by_package):
+    from benchmarks import readme
+
+    text = readme.README.read_text()
+    # Where this fails: python -m benchmarks.report cpu
+    assert (
+        readme.replaced(text, readme.section(*load(ROOT / "benchmarks/results/cpu.json"))) == text
+    )
+
+
+def test_the_readme_holds_medians_over_networks(by_package):
+    from benchmarks import readme
+
+    text = readme.section([environment()], [
+        record | {"date": "2026-11-23"}
+        for record in (
+            one(), one(model="VGG-16", ratio=1.3), one(model="VGG-16", batch=1, ratio=1.5),
+            one(framework="torch", ratio=1.04), one(framework="torch", who="peer", slower=3.0),
+            one(framework="torch", model="VGG-16", who="peer", slower=2.0),
+            one(experiment="onnx-peers", who="peer", ratio=0.25),
+            one(experiment="onnx-peers", who="another", ratio=0.2),
+        )
+    ])  # fmt: skip
+    assert "| network | ONNX Runtime, 1 | ONNX Runtime, 8 | PyTorch, 8 |" in text
+    assert "| ResNet-50 |  | 1.10 | 1.04 |" in text
+    assert "| VGG-16 | 1.50 | 1.30 |  |" in text
+    assert "| median | 1.50 | 1.20 | 1.04 |" in text
+    assert "| peer, PyTorch |  | 2.50 |  |" in text
+    assert "| PyTorch's fastest beside ours by ONNX Runtime |  | 4.00 |  |" in text
+
+
+def test_a_readme_without_its_markers_is_refused(by_package):
+    from benchmarks.readme import BEGIN, END, replaced
+
+    assert replaced(f"a {BEGIN} old {END} b", "new") == f"a {BEGIN}\nnew\n{END} b"
+    with pytest.raises(ValueError, match="no place for the table"):
+        replaced(f"a {BEGIN} b", "new")
+
+
+class Clock:
+    """Time that passes in calls and pauses only, and pytest-benchmark's part of timing them."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.calls = 0.0, []
+        for name in ("perf_counter", "sleep"):
+            monkeypatch.setattr(measuring.time, name, getattr(self, name))
+        self.stats = self
+        self.data = []
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.calls.append("pause")
+        self.now += seconds
+
+    def call(self, name, seconds):
+        def run():
+            self.calls.append(name)
+            self.now += seconds
+
+        return run
+
+    def pedantic(self, ours, setup, rounds, iterations):
+        assert iterations == 1
+        for _ in range(rounds):
+            setup()
+            start = self.now
+            ours()
+            self.data.append(self.now - start)
+
+
+def test_calls_take_turns_after_a_pause_and_one_that_is_not_counted(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = {"plain": clock.call("plain", 0.1), "peer": clock.call("peer", 2.0)}
+    times = measuring.Turns(clock, 1, 3)(clock.call("ours", 0.2), calls)
+    turn = ["pause", *["plain"] * 3, "pause", "peer", "pause", *["ours"] * 3]
+    assert clock.calls == [*["ours"] * 2, *["plain"] * 2, *["peer"] * 2, *turn * 3]
+    for who, seconds in {"ours": 0.2, "plain": 0.1, "peer": 2.0}.items():
+        np.testing.assert_allclose(times[who], [seconds] * 3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "seconds", "turns"),
+    [
+        (0.01, 30, measuring.MOST),
+        (0.1, 10, 12),
+        (3.0, 10, measuring.FEWEST),
+        (12.0, 10, measuring.FEWEST - 1),
+    ],
+)
+def test_turns_are_as_many_as_fit(monkeypatch, ours, seconds, turns):
+    """Of 0.1 seconds: 3 calls and a pause each for ours and another, 0.8 seconds a turn."""
+    clock = Clock(monkeypatch)
+    times = measuring.Turns(clock, seconds, None)(
+        clock.call("ours", ours), {"plain": clock.call("plain", ours)}
+    )
+    assert len(times["ours"]) == turns

@@ -8,7 +8,10 @@ from networks_keras import keras_network
 from networks_torch import torch_network
 
 # As published by their authors and by torchvision; between them they use every operation.
-PARAMETERS = {"DenseNet-121": 7_978_856, "EfficientNet-B0": 5_288_548, "ViT-S": 22_050_664}
+PARAMETERS = {
+    "DenseNet-121": 7_978_856, "EfficientNet-B0": 5_288_548, "ViT-S": 22_050_664,
+    "ResNet-18": 11_689_512, "SqueezeNet": 1_235_496,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -19,5 +22,6 @@ def test_twins(name):
     with torch.inference_mode():
         expected = module(torch.from_numpy(x)).numpy()
     found = model(np.moveaxis(x, 1, -1), training=False).numpy()
-    # float32 through a hundred layers; measured 4.5e-6 at logits of about 1.
-    np.testing.assert_allclose(found, expected, atol=5e-5)
+    # float32 through a hundred layers; measured 4.5e-6 at logits of about 1, and 7.6e-5 at
+    # ResNet-18's, which are up to 115.
+    np.testing.assert_allclose(found, expected, atol=5e-4 if name == "ResNet-18" else 5e-5)
