@@ -1,11 +1,9 @@
 """Random-weight twins of four block structures: PyTorch, Keras, and ONNX with the batch
 normalisation folded into the convolutions and not."""
 
-import io
 import warnings
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from closeness import assert_close
@@ -21,20 +19,19 @@ TOLERANCE = 1e-3
 INPUTS = np.random.default_rng(3).normal(size=(3, 3, 64, 64)).astype(np.float32)
 
 
-def exported(model, folded):
-    """Export by PyTorch; its optimizer folds the normalisation, and without it, it stays."""
-    stream = io.BytesIO()
+def exported(model):
+    """Export by PyTorch; its optimizer folds the normalisation, and before it, it is there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            model, (torch.tensor(INPUTS[:2]),), dynamo=True, optimize=folded, verbose=False,
+            model, (torch.tensor(INPUTS[:2]),), dynamo=True, optimize=False, verbose=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
-        onnx.save(program.model_proto, stream)
-    normalized = any(
-        node.op_type == "BatchNormalization" for node in program.model_proto.graph.node
-    )
-    return stream.getvalue(), normalized
+        unfolded = program.model_proto
+        program.optimize()
+        folded = program.model_proto
+    normalized = any(node.op_type == "BatchNormalization" for node in unfolded.graph.node)
+    return folded.SerializeToString(), unfolded.SerializeToString(), normalized
 
 
 @pytest.fixture(scope="module", params=PROGRAMS)
@@ -42,8 +39,7 @@ def twins(request):
     program, final = PROGRAMS[request.param]
     weights = Weights(program)
     module = TorchTwin(program, weights)
-    folded, _ = exported(module, folded=True)
-    unfolded, normalized = exported(module, folded=False)
+    folded, unfolded, normalized = exported(module)
     assert normalized or request.param == "vgg", "the export without optimisation must keep it"
     explainers = {  # opened once: each opening traces and compiles
         "keras": (Explainer(keras_twin(program, weights)), np.moveaxis(INPUTS, 1, -1)),
