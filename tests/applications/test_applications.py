@@ -15,9 +15,7 @@ from explained_application import METHODS
 
 for name in ("tensorflow", "keras", "torch", "jax", "onnx", "onnxruntime"):
     if find_spec(name) is None:
-        pytest.skip(
-            f"{name} is not installed; tox -e applications installs all", allow_module_level=True
-        )
+        pytest.skip(f"{name} is not installed; tox -e parity installs all", allow_module_level=True)
 
 SUPPORT = Path(__file__).parents[1] / "support"
 BACKENDS = ("tensorflow", "torch", "jax", "onnx")

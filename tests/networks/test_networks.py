@@ -5,17 +5,14 @@ side, other weights show it (`known_findings.OTHER_SEED`); the light models of t
 compared with float64 at ONNX Runtime's own activations instead.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import exports_keras
 import exports_torch
 import light_zoo
 import numpy as np
 import pytest
-from catalogue import BY_KERAS, CASES, KERAS, KERAS_CASES, TORCH_CASES, TORCH_NEW, ZOO, ZOO_CASES
+from catalogue import CASES, KERAS, KERAS_CASES, TORCH_CASES, ZOO, ZOO_CASES
 from coverage_table import Recorder, rows
 from gradcam_multi_onnx.plugin import gradcam_multi_open
 from gradient_referee import PLACES, TOLERANCE, Referee, compare
@@ -48,30 +45,20 @@ def check(
 
 
 @named(TORCH_CASES)
-def test_torch_exports(network: str, exporter: str, recorder: Recorder) -> None:
+def test_torch_exports(
+    network: str,
+    exporter: str,
+    recorder: Recorder,
+    exported_by_torch: Callable[[str, str, int], bytes],
+) -> None:
     case, described = (network, exporter), exports_torch.NETWORKS[network]
     if case in EXPORTER_FAILS:
         recorder.refused(*case, EXPORTER_FAILS[case])
         pytest.skip(EXPORTER_FAILS[case])
     seed = OTHER_SEED.get(case, (0, ""))[0]
-    module = exports_torch.built(described, seed)
-    data = exports_torch.exported(described, module, new=exporter == TORCH_NEW)
-    referee = exports_torch.Autograd(described, module)
+    data = exported_by_torch(network, exporter, seed)
+    referee = exports_torch.Autograd(described, exports_torch.built(described, seed))
     check(recorder, case, data, referee, exports_torch.drawn(described, 3, seed))
-
-
-@pytest.fixture(scope="session")
-def exported_by_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keras chooses its backend once in a process: torch needs one of its own."""
-    folder = tmp_path_factory.mktemp("keras")
-    names = [name for name in BY_KERAS if (name, KERAS) not in EXPORTER_FAILS]
-    script = Path(exports_keras.__file__).with_name("export_keras_by_torch.py")
-    run = subprocess.run(
-        [sys.executable, str(script), str(folder), *names],
-        capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "torch"},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
-    return folder
 
 
 @named(KERAS_CASES)
@@ -84,7 +71,7 @@ def test_keras_exports(
         pytest.skip(EXPORTER_FAILS[case])
     model = exports_keras.built(described)
     if exporter == KERAS:
-        data = (request.getfixturevalue("exported_by_keras") / f"{network}.onnx").read_bytes()
+        data = request.getfixturevalue("exported_by_keras")(network)
     else:
         data = exports_keras.exported(model)
     check(recorder, case, data, exports_keras.Tape(described, model), exports_keras.drawn(model, 3))

@@ -1,5 +1,6 @@
 """The README's code runs as it stands there."""
 
+import configparser
 import re
 import shlex
 import sys
@@ -92,3 +93,12 @@ def test_the_two_commands_are_those_of_ci():
     assert "python -m pip install tox && tox" in README
     ci = (Path(__file__).parents[2] / ".ci" / "run").read_text()
     assert "python -m pip install tox\ntox " in ci
+
+
+def test_ci_looks_at_every_environment_that_runs_tests():
+    root = Path(__file__).parents[2]
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(root / "tox.ini", encoding="utf-8")
+    listed = tox["tox"]["env_list"].replace(",", " ").split()
+    (looked_at,) = re.findall(r"for environment in (.*); do", (root / ".ci" / "run").read_text())
+    assert sorted([*looked_at.split(), "lint", "type"]) == sorted(listed)

@@ -18,7 +18,7 @@ a float64 interpretation by PyTorch). A figure is the largest difference, relati
 gradient; more than 1e-3 fails the test. Figures differ a little between machines; the rows, the
 operators and what is refused do not.
 
-Written by `{WRITE}=1 tox -e networks`.
+Written by `{WRITE}=1 tox -e parity`.
 
 | network | exporter | early | last | input | operators on the way |
 |---|---|---|---|---|---|

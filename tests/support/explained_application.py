@@ -40,27 +40,27 @@ def main(backend: str, folder: str, *names: str) -> None:
 def explained(
     path: str, inputs: np.ndarray, inner: str, activation: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Return maps, activations and gradients at the default layer and at an inner one."""
-    from gradcam_multi import Explainer
+    """Return maps at the default layer, activations there and at an inner one, gradients at that.
 
+    The inner layer is the named one, or the one whose result is the given activation.
+    """
+    from gradcam_multi import Explainer
+    from gradcam_multi.metrics.evaluator import with_method
+
+    explainer = Explainer(path)  # once: each opening reads and compiles the network again
     results: dict[str, Any] = {}
-    for place in ("default", "inner"):
-        layer = None
-        if place == "inner":
-            layer = inner if activation is None else same_tensor(path, inputs, activation)
-        for method in METHODS:
-            explainer = Explainer(path, layer=layer, method=method)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a map of random weights may be empty
-                explanation = explainer(inputs, list(TARGETS))
-            results[f"{place}_{method}"] = explanation.cam
-            results[f"{place}_layer"] = explanation.layer
-        with explainer.model.trace(inputs, [explanation.layer]) as trace:
-            ((output, logits),) = trace.logits.items()
-            cotangent = np.eye(logits.shape[1], dtype=np.float32)[list(TARGETS)]
-            results[f"{place}_activation"] = trace.activations[0]
-            results[f"{place}_gradient"] = trace.vjp({output: cotangent})[0]
-            results["logits"] = logits
+    for method in METHODS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a map of random weights may be empty
+            explanation = with_method(explainer, method)(inputs, list(TARGETS))
+        results[f"default_{method}"] = explanation.cam
+    results["default_layer"] = explanation.layer
+    layer = inner if activation is None else same_tensor(path, inputs, activation)
+    with explainer.model.trace(inputs, [explanation.layer, layer]) as trace:
+        ((output, logits),) = trace.logits.items()
+        cotangent = np.eye(logits.shape[1], dtype=np.float32)[list(TARGETS)]
+        results["default_activation"], results["inner_activation"] = trace.activations
+        _, results["inner_gradient"] = trace.vjp({output: cotangent})
     return results
 
 

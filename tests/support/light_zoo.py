@@ -129,12 +129,15 @@ class Interpreter:
         score = (logits * torch.tensor(made)).sum()
         parts = {place: [v[label] for _, v in runs] for place, label in self.names.items()}
         parts["input"] = [x for x, _ in runs]
+        # One step back for all places: on the way to the input it passes the others.
+        every = [value for values in parts.values() for value in values]
+        gradients = iter(torch.autograd.grad(score, every))
         return Reference(
             [outputs.detach().numpy()],
             {
                 place: (
                     torch.cat(values).detach().numpy(),
-                    torch.cat(torch.autograd.grad(score, values, retain_graph=True)).numpy(),
+                    torch.cat([next(gradients) for _ in values]).numpy(),
                 )
                 for place, values in parts.items()
             },

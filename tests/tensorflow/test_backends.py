@@ -32,6 +32,8 @@ BACKENDS = [pytest.param(name, marks=mark) for name, mark in needs.items()]
 def on(backend: str, *command: str) -> "subprocess.CompletedProcess[str]":
     paths = os.pathsep.join(entry for entry in sys.path if entry)
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": paths}
+    if backend == "jax":  # each program runs once or twice: compiling it would be most of the time
+        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
     )
