@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gradcam_multi import METHODS
+from gradcam_multi.cam.evidence import evidence
 from gradcam_multi.demo import VALIDATION_SEED, as_inputs, draw_scenes, load_network
 from gradcam_multi.metrics import METRICS, RANDOM, Evaluation, Evaluator
 from gradcam_multi.plugins import installed
@@ -36,7 +37,8 @@ def main(scenes: int, backend: str, write: bool) -> None:
     model = installed().build(load_network("sound"), backend)
     layout = (0, 2, 3, 1) if backend == "tensorflow" else (0, 1, 2, 3)
     groups: dict[int | None, list[str]] = {}
-    for name in METHODS:
+    admitted = [name for name in METHODS if evidence()[name] is not None]  # by this network
+    for name in admitted:
         groups.setdefault(SAMPLES.get(name), []).append(name)
     evaluators = [
         Evaluator(
@@ -45,7 +47,7 @@ def main(scenes: int, backend: str, write: bool) -> None:
         )
         for samples, names in groups.items()
     ]  # fmt: skip
-    with tqdm(total=scenes * (len(METHODS) + 1), unit="map") as bar:
+    with tqdm(total=scenes * (len(admitted) + 1), unit="map") as bar:
         for start in range(0, scenes, BATCH):
             count = min(BATCH, scenes - start)
             drawn = draw_scenes(count, seed=VALIDATION_SEED, marks="random", start=start)
@@ -57,7 +59,7 @@ def main(scenes: int, backend: str, write: bool) -> None:
                 )
     results = [evaluator.result() for evaluator in evaluators]
     values = {name: row for found in results for name, row in found.values.items()}
-    order = [*METHODS, RANDOM]
+    order = [*admitted, RANDOM]
     found = replace(results[0], values={name: values[name] for name in order})
     text = table(found)
     click.echo(text)

@@ -1,7 +1,7 @@
 """The layer of an explanation: named or chosen, and how its tokens lie over the image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradcam_multi.errors import LayerError, NoDefaultLayerError
 from gradcam_multi.layers import Ends, check_channels, final_feature_map, residual_stream
@@ -15,13 +15,15 @@ class Choice:
 
     `upstream` are the layers to move up to, in turn, where the chosen one's tokens turn out to have
     no gradient; none where the user named the layer. `default` is the one that the rule chooses,
-    or None. `grids` are those of the convolutions before each of the layers.
+    or None. `grids` are those of the convolutions before each of the layers. `listed` are all
+    layers of the model.
     """
 
     name: str
     upstream: tuple[str, ...]
     default: str | None
     grids: Mapping[str, tuple[Grid, ...]]
+    listed: Sequence[Layer]
 
 
 def outputs_of(model: Model, listed: Sequence[Layer]) -> dict[str, tuple[int | None, ...] | None]:
@@ -46,16 +48,17 @@ def choose(listed: Sequence[Layer], named: str | None, output: Ends) -> Choice:
     if named is None and default is not None:
         stream = [layer.name for layer in residual_stream(listed, output)]
         upstream = tuple(stream[stream.index(default) + 1 :]) if default in stream else ()
-        return Choice(default, upstream, default, {n: grids[n] for n in (default, *upstream)})
+        known = {n: grids[n] for n in (default, *upstream)}
+        return Choice(default, upstream, default, known, listed)
     name = str(named)  # perhaps an alias, which the adapter knows: then any convolution counts
     check_channels(listed, name)
     every = tuple(dict.fromkeys(grid for found in grids.values() for grid in found))
-    return Choice(name, (), default, {name: grids.get(name, every)})
+    return Choice(name, (), default, {name: grids.get(name, every)}, listed)
 
 
 def moved(choice: Choice) -> Choice:
     """Return the choice of the next layer upstream."""
-    return Choice(choice.upstream[0], choice.upstream[1:], choice.default, choice.grids)
+    return replace(choice, name=choice.upstream[0], upstream=choice.upstream[1:])
 
 
 def check_items(name: str, found: int, given: int) -> None:

@@ -229,9 +229,10 @@ class Explainer:
         activation = next((s.activation for s in self.model.outputs if s.name == output), None)
         probe = ModelProbe(
             self.model, inputs, trace, choice.name, Score(scored, output, score, activation),
-            lambda other: self._traced(other, choice), self.settings,
+            lambda other: self._traced(other, choice), self.settings, choice.listed,
         )  # fmt: skip
-        if isinstance(trace, FoldedTrace) and not self.method.on_input:
+        whole = self.method.on_input or "attention" in self.method.needs
+        if isinstance(trace, FoldedTrace) and not whole:
             probe.gradients()  # tells whether the tokens are dead, and the layer is to move
         cam, status = probed_maps(
             probe, self.method, guided=self.guided, component=self.smooth == "pca",

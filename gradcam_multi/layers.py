@@ -144,11 +144,29 @@ def residual_stream(layers: Sequence[Layer], output: Ends = None) -> list[Layer]
     return list(_stream(path, _convolutions(path)[1], output))
 
 
+def entered_blocks(layers: Sequence[Layer], output: Ends = None) -> list[tuple[Layer, Layer]]:
+    """Return each block's product of tokens and what enters the block, in execution order.
+
+    What enters is that of `residual_stream`; products without a residual around them are no block.
+    """
+    path = _path(layers, output)
+    return list(_entered(path, _convolutions(path)[1], output))[::-1]
+
+
 def _stream(path: Sequence[Layer], features: Sequence[Layer], output: Ends) -> Iterator[Layer]:
+    told: set[str] = set()
+    for _, entry in _entered(path, features, output):
+        if entry.name not in told:
+            told.add(entry.name)
+            yield entry
+
+
+def _entered(
+    path: Sequence[Layer], features: Sequence[Layer], output: Ends
+) -> Iterator[tuple[Layer, Layer]]:
     behind = _descendants(path, features[-1].name) if features else {x.name for x in path}
     products = [x for x in path if x.role == "attention" and x.name in behind]
-    passages = _passages(path, features[0]) if products and features else set()
-    told: set[str] = set()
+    narrow = passages(path, features[0]) if products and features else set()
     for product in reversed(products):
         if _weighs(product, path):
             continue
@@ -159,9 +177,8 @@ def _stream(path: Sequence[Layer], features: Sequence[Layer], output: Ends) -> I
             if x.name in before and x.name in around and x is not product
             and x.spatial and x.role != "identity"
         ]  # fmt: skip
-        best = ([x for x in found if x.name in passages] or found)[-1:]
-        yield from (x for x in best if x.name not in told)
-        told.update(x.name for x in best)
+        best = ([x for x in found if x.name in narrow] or found)[-1:]
+        yield from ((product, x) for x in best)
 
 
 def _weighs(product: Layer, path: Sequence[Layer]) -> bool:
@@ -177,7 +194,7 @@ def _weighs(product: Layer, path: Sequence[Layer]) -> bool:
     return False
 
 
-def _passages(path: Sequence[Layer], start: Layer) -> set[str]:
+def passages(path: Sequence[Layer], start: Layer) -> set[str]:
     """Names of the layers that every way from `start` to the output leads through."""
     inside = _descendants(path, start.name)
     place = {x.name: i for i, x in enumerate(path) if x.name in inside}

@@ -1,6 +1,6 @@
 """A batch under explanation, for methods that run its model again; implements `cam.Probe`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -9,12 +9,14 @@ from math import ceil
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gradcam_multi.blocks import attended_blocks, laid_out, token_blocks
 from gradcam_multi.cam.normalize import Status
-from gradcam_multi.cam.probe import FullGradients, Make, Scores
+from gradcam_multi.cam.probe import Attended, FullGradients, Make, Scores
 from gradcam_multi.contributions import full_gradients
 from gradcam_multi.errors import InputError, TargetError
 from gradcam_multi.image_input import ImageInput
-from gradcam_multi.spec import Array, InputName, Inputs, Model, ReluRule, Trace
+from gradcam_multi.sizes import image_sizes
+from gradcam_multi.spec import Array, Block, InputName, Inputs, Layer, Model, ReluRule, Trace
 from gradcam_multi.targets import (
     Activation,
     AnyTarget,
@@ -97,8 +99,11 @@ class Score:
 
         Its batch holds so many variants of all items.
         """
-        targets = [*self.targets] * variants
-        return self.score(targets, trace.logits, resolve=False).cotangents
+        return self.derivatives(trace.logits, variants)
+
+    def derivatives(self, logits: Mapping[str, Array], variants: int = 1) -> Mapping[str, Array]:
+        """Return the scores' derivatives with respect to these logits, likewise."""
+        return self.score([*self.targets] * variants, logits, resolve=False).cotangents
 
 
 def _as_probability(target: AnyTarget) -> AnyTarget:
@@ -108,7 +113,8 @@ def _as_probability(target: AnyTarget) -> AnyTarget:
 class ModelProbe:
     """One run of a model, and the means to run it again; see `cam.Probe`.
 
-    `traced` opens a run of the explained layer for other inputs. `passes` counts the forward
+    `traced` opens a run of the explained layer for other inputs, `listed` are the model's layers,
+    for methods that look for others. `passes` counts the forward
     passes an item so far; a run from the layer on counts as one.
     """
 
@@ -121,7 +127,9 @@ class ModelProbe:
         score: Score,
         traced: Callable[[Inputs], AbstractContextManager[Trace]],
         settings: Settings,
+        listed: Sequence[Layer] = (),
     ) -> None:
+        self._listed = listed
         self._model, self._inputs, self._trace = model, inputs, trace
         self._layer, self._score, self._traced = layer, score, traced
         self.seed, self.samples = settings.seed, settings.samples
@@ -234,6 +242,21 @@ class ModelProbe:
         self.passes += 1
         output, cotangents = self._score.output, self._score.cotangents
         return full_gradients(self._model, self._inputs, self._image, output, cotangents)
+
+    def attended(self) -> Iterator[Attended]:
+        """Yield, block by block, the gradient at the attention's result, and the values."""
+        self.passes += 1 + len(self._blocks)
+        derivatives = self._score.derivatives
+        return attended_blocks(self._model, self._inputs, self._blocks, derivatives)
+
+    @cached_property
+    def _blocks(self) -> tuple[Block, ...]:
+        return token_blocks(self._listed, self._score.output)
+
+    def on_grid(self, rows: Scores) -> Array:
+        """Lay a value for each token over the image, (N, *grid), as the explained layer lies."""
+        sizes = image_sizes(self._inputs, self._model.inputs)
+        return laid_out(rows, self._trace, self._blocks[-1].tokens, self._listed, sizes)
 
     def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
         """Return the scores of variants of the image, (count, N)."""

@@ -4,7 +4,7 @@ An adapter opens a model (`Model`), lists what happens inside it (`Layer`), runs
 on to some activations (`Trace`), and multiplies cotangents back to them. All the rest is NumPy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -197,6 +197,56 @@ class Biased(Protocol):
 
         Convolutions and dense layers add one, and normalisations by stored statistics do:
         beta - gamma mean / sqrt(variance + epsilon). Raises what `layers` raises.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of a token model, by the names of two of its layers.
+
+    `attention` is the product by which its tokens mix, weights times values; `tokens` is what
+    leaves the block, behind its residual additions.
+    """
+
+    attention: str
+    tokens: str
+
+
+class BlockTrace(Protocol):
+    """One run of a token model whose blocks are kept; valid until its context ends."""
+
+    @property
+    def tokens(self) -> tuple[Array, ...]:
+        """What leaves each block, (N, C, *grid) float32, as the activations of a `Trace`."""
+
+    def head(
+        self, tokens: Array, cotangents: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    ) -> Array:
+        """Run on behind the blocks with other tokens; return a score's derivative by these.
+
+        `tokens`, like those that leave the last block, take their place. `cotangents` makes of the
+        logits that follow the score's derivative with respect to them.
+        """
+
+    def attended(self, block: int, cotangent: Array) -> tuple[Array, Array]:
+        """Multiply a cotangent of a block's tokens back to its attention's result.
+
+        Returns the gradient (N, heads, queries, D) and the values (N, heads, keys, D): the product
+        of the two is the gradient with respect to the attention's weights, fused or not. Raises
+        UnsupportedError where they cannot be had.
+        """
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """A model that also differentiates between its layers; an adapter can do without."""
+
+    def trace_blocks(
+        self, inputs: Inputs, blocks: Sequence[Block]
+    ) -> AbstractContextManager[BlockTrace]:
+        """Run once and keep the blocks, in execution order; otherwise as `Model.trace`.
+
+        The names are of `layers`, of the same inputs.
         """
 
 

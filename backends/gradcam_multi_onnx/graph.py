@@ -255,7 +255,10 @@ class Graph:
         """Return the same graph with its types inferred for inputs of these shapes, batch free."""
         specialised = object.__new__(Graph)
         specialised.__dict__.update(self.__dict__)
-        specialised.types = {**self.types, **self._inferred(shapes, batch=False)}
+        inferred = self._inferred(shapes, batch=False)
+        # What a run told stays where inference, stopped by an operator it lacks, tells nothing.
+        told = {n: k for n, k in inferred.items() if k.shape is not None or n not in self.types}
+        specialised.types = {**self.types, **told}
         return specialised
 
     def check_run(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

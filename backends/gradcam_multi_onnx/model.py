@@ -26,9 +26,10 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Bias, Inputs, Layer, Layout, ReluRule, TensorSpec
+from gradcam_multi.spec import Bias, Block, Inputs, Layer, Layout, ReluRule, TensorSpec
 from gradcam_multi_onnx.autodiff.guided import GUIDED, rectifies
 from gradcam_multi_onnx.biases import biases_of
+from gradcam_multi_onnx.blocks import BlockPlan, OnnxBlocks
 from gradcam_multi_onnx.channels import anchored, batch_axes, channel_axes
 from gradcam_multi_onnx.check import check_plan
 from gradcam_multi_onnx.ending import logits_of
@@ -61,7 +62,7 @@ class OnnxModel:
         self._lock = RLock()
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._ready: dict[Any, Any] = {}
-        self._shaped: set[tuple[str, ...]] = set()
+        self._shaped: set[Any] = set()
         self._learned = False
         self._sane: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         if not self.outputs:
@@ -173,6 +174,24 @@ class OnnxModel:
         finally:
             trace.close()
 
+    @contextmanager
+    def trace_blocks(self, inputs: Inputs, blocks: Sequence[Block]) -> Iterator[OnnxBlocks]:
+        """Run once and keep the blocks; see `spec.Attentive`."""
+        known = tuple(
+            Block(self._resolve(block.attention), self._resolve(block.tokens)) for block in blocks
+        )
+        feeds = make_feeds(self.inputs, inputs)
+        plan, ran = self._plan((known[-1].tokens,), feeds, blocks=known)
+        cut = list(batches(self.inputs, feeds))
+        runs = [plan.forward(part) if ran is None else ran for part, _ in cut]
+        names = [block.tokens for block in known]
+        axes = [(self._batch_axes.get(name, 0), self._axes.get(name)) for name in names]
+        trace = OnnxBlocks(plan, cut, runs, names, axes, self._resolve)
+        try:
+            yield trace
+        finally:
+            trace.close()
+
     def _check_guided(self) -> None:
         nodes = self._graph.nodes
         if any("Quantize" in node.op_type or "QLinear" in node.op_type for node in nodes):
@@ -251,15 +270,16 @@ class OnnxModel:
         return {name: array[:1] if array.ndim else array for name, array in first.items()}
 
     def _plan(
-        self, targets: tuple[str, ...], feeds: Feeds, guided: bool = False
-    ) -> tuple[Plan, Values | None]:
+        self, targets: tuple[str, ...], feeds: Feeds, guided: bool = False,
+        blocks: tuple[Block, ...] = (),
+    ) -> tuple[Plan, Values | None]:  # fmt: skip
         """Return the plan, and what its forward run gives, if these very inputs were checked."""
-        asked = (guided, targets, *((name, array.shape) for name, array in feeds.items()))
+        asked = (guided, blocks, targets, *((name, array.shape) for name, array in feeds.items()))
         with self._lock:
             # What was asked before is answered at once: small networks run for a few milliseconds.
             key, ran = self._ready.get(asked), None
             if key not in self._plans:
-                key, ran = self._prepared(targets, feeds, guided)
+                key, ran = self._prepared(targets, feeds, guided, blocks)
                 if len(self._ready) >= _SIZES:
                     self._ready.clear()
                 if self._plans[key].checked:
@@ -268,22 +288,22 @@ class OnnxModel:
             return self._plans[key], ran
 
     def _prepared(
-        self, targets: tuple[str, ...], feeds: Feeds, guided: bool
+        self, targets: tuple[str, ...], feeds: Feeds, guided: bool, blocks: tuple[Block, ...]
     ) -> tuple[Any, Values | None]:
         """Return the key of the plan, made and checked, and the values of `_plan`."""
         spatial = tuple((name, array.shape[1:]) for name, array in feeds.items())
         self._check_size({name: array.shape for name, array in self._sample(feeds).items()})
         self._learn(feeds)
-        key = (guided, targets, spatial if targets in self._shaped else None)
+        key = (guided, blocks, targets, spatial if (blocks, targets) in self._shaped else None)
         if key not in self._plans:
             plan, shaped = make_plan(
                 self._graph, targets, self._logits, lambda: self._for_size(feeds),
-                GUIDED if guided else None,
+                GUIDED if guided else None, partial(BlockPlan, blocks=blocks) if blocks else Plan,
             )  # fmt: skip
             plan.checked = guided
             if shaped:
-                self._shaped.add(targets)
-                key = (guided, targets, spatial)
+                self._shaped.add((blocks, targets))
+                key = (guided, blocks, targets, spatial)
             self._plans[key] = plan
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)

@@ -1,6 +1,6 @@
 """What is prepared once for some layers: a forward session and one gradient graph per output."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -113,6 +113,11 @@ class Plan:
     rules where these are not the usual ones.
     """
 
+    pulls: tuple[Backward, ...] = ()
+    """Further gradients, between values before the logits."""
+    kept: Collection[str] = ()
+    """Further values that the forward run keeps."""
+
     def __init__(
         self, graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str],
         registry: Registry | None = None,
@@ -120,15 +125,13 @@ class Plan:
         self.graph, self.targets, self.logits = graph, targets, dict(logits)
         self._registry = registry
         self.backward = {output: self._differentiate(value) for output, value in logits.items()}
-        read = {
-            name for each in self.backward.values() if isinstance(each, Backward)
-            for name in each.gradient.reads
-        }  # fmt: skip
-        self.lent = {
-            name: array for each in self.backward.values() if isinstance(each, Backward)
-            for name, array in each.gradient.lent.items()
-        }  # fmt: skip
-        extra = (read | set(targets) | set(logits.values())) & set(graph.producer)
+        every = [
+            each.gradient for each in (*self.backward.values(), *self.pulls)
+            if isinstance(each, Backward)
+        ]  # fmt: skip
+        read = {name for gradient in every for name in gradient.reads}
+        self.lent = {name: array for each in every for name, array in each.lent.items()}
+        extra = {*read, *targets, *logits.values(), *self.kept} & set(graph.producer)
         self.forward = Forward(graph.source, logits, extra, self.lent)
         self.checked = False
         self._tails: dict[str, tuple[Tail, Forward | None]] = {}
@@ -178,23 +181,24 @@ class Plan:
 
 def make_plan(
     graph: Graph, targets: tuple[str, ...], logits: Mapping[str, str], sized: Callable[[], Graph],
-    registry: Registry | None = None,
+    registry: Registry | None = None, kind: Callable[..., Plan] = Plan,
 ) -> tuple[Plan, bool]:  # fmt: skip
     """Return a plan, and whether it holds for the inputs' shapes only.
 
-    The general one is tried first. `sized` returns the graph for the inputs' shapes.
+    The general one is tried first. `sized` returns the graph for the inputs' shapes, `kind` makes a
+    plan.
     """
     try:
-        plan = Plan(graph, targets, logits, registry)
+        plan = kind(graph, targets, logits, registry)
     except FreeExtent:
         try:
-            return Plan(sized(), targets, logits, registry), True
+            return kind(sized(), targets, logits, registry), True
         except FreeExtent as error:
             raise UnsupportedError(str(error)) from error
     if not plan.refused:
         return plan, False
     try:
-        other = Plan(sized(), targets, logits, registry)
+        other = kind(sized(), targets, logits, registry)
     except FreeExtent:
         return plan, False
     return (plan, False) if other.refused else (other, True)

@@ -151,7 +151,7 @@ class OnnxTrace:
             )
         parts = self._parts(np.asarray(activation), own, repr(layer))
         found = [
-            {**run, **tail(_channels_back(part, axes), {**run, **more})}
+            {**run, **tail(channels_back(part, axes), {**run, **more})}
             for part, run, more in zip(parts, self._runs, extra, strict=True)
         ]
         return {
@@ -168,6 +168,7 @@ def channels_first(array: AnyArray, axes: Axes) -> AnyArray:
     return np.moveaxis(array, (batch, channel), (0, 1))
 
 
-def _channels_back(array: AnyArray, axes: Axes) -> AnyArray:
+def channels_back(array: AnyArray, axes: Axes) -> AnyArray:
+    """Return (N, C, *grid) as the model lays it out."""
     batch, channel = axes
     return array if channel is None else np.moveaxis(array, (0, 1), (batch, channel))

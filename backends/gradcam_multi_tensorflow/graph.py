@@ -90,9 +90,10 @@ class Graph:
         )
         self.calls = calls
         self.unlisted: dict[str, Node] = {}  # what `biases_of` adds: tensors inside of layers
+        self.blocks: dict[Any, Any] = {}  # what `block_plan` makes
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._replays: OrderedDict[str, Replay] = OrderedDict()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     @cached_property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -112,7 +113,7 @@ class Graph:
     def plan(self, nodes: Sequence[Node], guide: bool = False) -> Plan:
         """Return the functions for these layers, made once; `guide` has ReLU's guided rule."""
         key = (guide, *(node.tensor.name for node in nodes))
-        with self._lock:
+        with self.lock:
             if key not in self._plans:
                 with guided(self.relus if guide else ()):
                     self._plans[key] = self._make_plan(tuple(nodes))
@@ -124,7 +125,7 @@ class Graph:
     def replay(self, node: Node) -> Replay:
         """Return the functions that run forward from this layer, made once."""
         name = node.tensor.name
-        with self._lock:
+        with self.lock:
             if name not in self._replays:
                 self._replays[name] = self._make_replay(node)
                 if len(self._replays) > _PLANS:

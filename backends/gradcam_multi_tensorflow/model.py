@@ -25,8 +25,9 @@ from gradcam_multi.errors import (
     UnsupportedError,
     suggest,
 )
-from gradcam_multi.spec import Bias, Inputs, Layer, ReluRule, TensorSpec
+from gradcam_multi.spec import Bias, Block, Inputs, Layer, ReluRule, TensorSpec
 from gradcam_multi_tensorflow.biases import biases_of
+from gradcam_multi_tensorflow.blocks import GraphBlocks, block_plan
 from gradcam_multi_tensorflow.calls import output_names, parts
 from gradcam_multi_tensorflow.graph import Graph
 from gradcam_multi_tensorflow.inputs import (
@@ -93,6 +94,18 @@ class GraphModel:
             self._check_guided(graph)
         plan = graph.plan([self._find(graph, name) for name in layers], guided)
         trace = KerasTrace(graph, plan, bound.tensors, guided)
+        try:
+            yield trace
+        finally:
+            trace.close()
+
+    @contextmanager
+    def trace_blocks(self, inputs: Inputs, blocks: Sequence[Block]) -> Iterator[GraphBlocks]:
+        """Run once and keep the blocks; see `gradcam_multi.spec.Attentive`."""
+        bound = self._bind(inputs)
+        graph = self._graph(bound)
+        plan = block_plan(graph, lambda name: self._find(graph, name), blocks)
+        trace = GraphBlocks(plan, list(bound.tensors.values()))
         try:
             yield trace
         finally:

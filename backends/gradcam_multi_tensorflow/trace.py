@@ -36,7 +36,7 @@ class KerasTrace:
         self.logits: Mapping[str, Array] = self._named(results[count : 2 * count])
         kept = results[2 * count : 2 * count + layers]
         self.activations: tuple[Array, ...] = tuple(
-            _to_core(tensor, node) for tensor, node in zip(kept, plan.nodes, strict=True)
+            to_core(tensor, node) for tensor, node in zip(kept, plan.nodes, strict=True)
         )
         self._residuals = results[2 * count + layers :]
 
@@ -79,7 +79,7 @@ class KerasTrace:
             self._sides[node.layer.name] = replay.side(*inputs)
         sides = self._sides.get(node.layer.name, [])
         try:
-            return self._named(replay.run(_from_core(value, node), *sides))
+            return self._named(replay.run(from_core(value, node), *sides))
         except tf.errors.InvalidArgumentError as error:
             raise InputError(
                 f"layer {layer!r} was replayed with a batch of {len(value)}; other parts of the "
@@ -101,7 +101,7 @@ class KerasTrace:
 
         def pull(scale: np.float32) -> list[Array]:
             results = run(tf.cast(cotangent * scale, dtype), *residuals)
-            return [_to_core(g, node) for g, node in zip(results, nodes, strict=True)]
+            return [to_core(g, node) for g, node in zip(results, nodes, strict=True)]
 
         return [gradient for gradient in checks.scaled(pull, half) if gradient is not None]
 
@@ -123,21 +123,24 @@ class KerasTrace:
         return self._inputs
 
     def _named(self, tensors: list[tf.Tensor]) -> dict[str, Array]:
-        return {name: _float32(tensor) for name, tensor in zip(self._names, tensors, strict=True)}
+        return {name: float32(tensor) for name, tensor in zip(self._names, tensors, strict=True)}
 
 
-def _float32(tensor: tf.Tensor) -> Array:
+def float32(tensor: tf.Tensor) -> Array:
+    """Return a tensor's values, float32."""
     array: Array = np.asarray(tensor.numpy(), dtype=np.float32)
     return array
 
 
-def _to_core(tensor: tf.Tensor, node: Node) -> Array:
-    array = _float32(tensor)
+def to_core(tensor: tf.Tensor, node: Node) -> Array:
+    """Return a layer's result, or its gradient, as (N, C, *grid)."""
+    array = float32(tensor)
     axis = node.layer.channel_axis
     return array if axis is None else np.ascontiguousarray(np.moveaxis(array, axis, 1))
 
 
-def _from_core(array: Array, node: Node) -> tf.Tensor:
+def from_core(array: Array, node: Node) -> tf.Tensor:
+    """Return (N, C, *grid) as the model lays it out."""
     axis = node.layer.channel_axis
     if axis is not None:
         array = np.moveaxis(array, 1, axis)

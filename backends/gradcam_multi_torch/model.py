@@ -1,7 +1,8 @@
 """A torch.nn.Module as the core sees it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import nn
 
 from gradcam_multi.backward import check_floating, check_rule, find_input, no_relu
 from gradcam_multi.errors import UnsupportedError
-from gradcam_multi.spec import Bias, Inputs, Layer, ReluRule, TensorSpec, Trace
+from gradcam_multi.spec import Bias, Block, BlockTrace, Inputs, Layer, ReluRule, TensorSpec, Trace
 from gradcam_multi_torch import exported
 from gradcam_multi_torch.biases import biases_of
+from gradcam_multi_torch.blocks import TorchBlocks
 from gradcam_multi_torch.guard import evaluation
 from gradcam_multi_torch.guided import Guided
 from gradcam_multi_torch.inputs import (
@@ -134,7 +136,25 @@ class TorchModel:
 
         Raises UnknownLayerError, LayerNotReachedError, UnsupportedError or InputError.
         """
-        guided = check_rule(relu)
+        with self._traced(inputs, layers, check_rule(relu)) as trace:
+            yield trace
+
+    @contextmanager
+    def trace_blocks(self, inputs: Inputs, blocks: Sequence[Block]) -> Iterator[BlockTrace]:
+        """Run once and keep the blocks; see `spec.Attentive`. Raises what `trace` raises."""
+        names = [*(b.tokens for b in blocks), *(b.attention for b in blocks)]
+        kind = partial(TorchBlocks, blocks=tuple(blocks))
+        with self._traced(inputs, names, False, kind) as trace:
+            yield trace
+
+    @contextmanager
+    def _traced(
+        self,
+        inputs: Inputs,
+        layers: Sequence[str],
+        guided: bool,
+        kind: Callable[..., Any] = TorchTrace,
+    ) -> Iterator[Any]:
         with torch.inference_mode(False):
             arguments = prepare(self.module, inputs)
         recording = self._recording
@@ -147,7 +167,7 @@ class TorchModel:
 
         fresh = [arguments]
 
-        def start(grad_outside: bool) -> TorchTrace:
+        def start(grad_outside: bool) -> Any:
             def forward(count: int | None, watches: Sequence[Watch]) -> Any:
                 # The model may write into its inputs, so that each run needs its own copy.
                 with torch.inference_mode(False):
@@ -155,7 +175,7 @@ class TorchModel:
                     given = spread(given, count) if count else given
                 return self._forward(given, watches, recording, grad_outside, guided)
 
-            return TorchTrace(forward, operations, recording.outputs, guided)
+            return kind(forward, operations, recording.outputs, guided)
 
         with evaluation(self.module):
             trace = start(self._grad_outside)

@@ -293,6 +293,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
                 ),
                 step.caught or step.place,
                 step.in_place,
+                step.place,
             )
             for number, (name, step) in enumerate(zip(chosen, self.steps, strict=True))
         )

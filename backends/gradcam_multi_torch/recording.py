@@ -52,11 +52,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A layer, and how to catch its tensor."""
+    """A layer, and how to catch its tensor; `call` is the function that made it."""
 
     layer: Layer
     place: Place
     in_place: bool
+    call: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

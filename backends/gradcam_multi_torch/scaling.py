@@ -17,11 +17,14 @@ START, FLOOR, STEP, TRIES = 8, 0, 8, 6
 
 
 def gradients(
-    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor | GradientEdge]
+    pairs: Sequence[tuple[Tensor, Array]],
+    captured: Sequence[Tensor | GradientEdge],
+    ends: Sequence[Tensor | GradientEdge] | None = None,
 ) -> list[Tensor | None]:
     """Multiply cotangents back to tensors; None for a tensor that no output depends on.
 
-    The graph is kept. In float16 the cotangents are scaled by a power of two and the result,
+    `ends` are the places in the graph of the tensors to start from, where these are copies. The
+    graph is kept. In float16 the cotangents are scaled by a power of two and the result,
     float32, is scaled back; every other dtype is left alone.
     """
     if not pairs:
@@ -30,11 +33,11 @@ def gradients(
     half = any(isinstance(t, Tensor) and t.dtype == torch.float16 for t in involved)
     peak = max(float(np.max(np.abs(array), initial=0)) for _, array in pairs)
     if not half or not 0 < peak < float("inf"):
-        return _backward(pairs, captured, 0)
+        return _backward(pairs, captured, ends, 0)
     order = START - frexp(peak)[1]
     best: list[Tensor | None] | None = None
     for attempt in range(TRIES):
-        found = _backward(pairs, captured, order)
+        found = _backward(pairs, captured, ends, order)
         largest = max((float(g.abs().max()) for g in found if g is not None), default=0.0)
         if not isfinite(largest):
             if best is not None:
@@ -45,11 +48,14 @@ def gradients(
         if largest >= 2.0**FLOOR or (largest == 0 and attempt > 1):
             break
         order += STEP
-    return best if best is not None else _backward(pairs, captured, 0)
+    return best if best is not None else _backward(pairs, captured, ends, 0)
 
 
 def _backward(
-    pairs: Sequence[tuple[Tensor, Array]], captured: Sequence[Tensor | GradientEdge], order: int
+    pairs: Sequence[tuple[Tensor, Array]],
+    captured: Sequence[Tensor | GradientEdge],
+    ends: Sequence[Tensor | GradientEdge] | None,
+    order: int,
 ) -> list[Tensor | None]:
     seeds = [
         torch.from_numpy(np.ldexp(np.asarray(array, np.float32), order)).to(
@@ -61,7 +67,7 @@ def _backward(
     with torch.autocast(pairs[0][0].device.type, enabled=False):
         return list(
             torch.autograd.grad(
-                [logits for logits, _ in pairs],
+                list(ends) if ends is not None else [logits for logits, _ in pairs],
                 list(captured),
                 seeds,
                 retain_graph=True,

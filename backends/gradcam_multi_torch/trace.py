@@ -132,13 +132,15 @@ class TorchTrace:
         operations: Sequence[Operation],
         outputs: Sequence[Output],
         guided: bool = False,
+        seen: Sequence[Watch] = (),
     ) -> None:
         self._forward = forward
         self._specs, self._guided = outputs, guided
         begun: list[bool] = []
         # By place: an input may have the name of a layer.
         captures = {operation.place: Capture(operation, begun) for operation in operations}
-        returned, logits = self._run(None, [capture.watch() for capture in captures.values()])
+        watches = [capture.watch() for capture in captures.values()]
+        returned, logits = self._run(None, [*seen, *watches])
         for capture in captures.values():
             if capture.tensor is None:
                 raise LayerNotReachedError(
@@ -158,12 +160,12 @@ class TorchTrace:
     @cached_property
     def outputs(self) -> Mapping[str, Array]:
         """What the model returned, float32."""
-        return {name: _to_numpy(t) for name, t in self._alive(self._returned).items()}
+        return {name: to_numpy(t) for name, t in self._alive(self._returned).items()}
 
     @cached_property
     def logits(self) -> Mapping[str, Array]:
         """The same before a final softmax or sigmoid."""
-        return {name: _to_numpy(t) for name, t in self._alive(self._logits).items()}
+        return {name: to_numpy(t) for name, t in self._alive(self._logits).items()}
 
     @cached_property
     def activations(self) -> tuple[Array, ...]:
@@ -199,6 +201,18 @@ class TorchTrace:
 
         `activation` is (N, C, *grid); N may differ from the run's where its inputs hold one item.
         """
+        capture, new = self._exchanged(layer, activation)
+        in_place = capture.operation.in_place
+
+        def exchange(made: Tensor) -> Tensor:
+            return made.copy_(new) if in_place and made.shape == new.shape else new.clone()
+
+        watch = Watch(capture.operation.place, exchange, in_place=in_place)
+        _, logits = self._run(len(activation), [watch])
+        return {name: to_numpy(tensor) for name, tensor in logits.items()}
+
+    def _exchanged(self, layer: str, activation: Array) -> tuple[Capture, Tensor]:
+        """The layer's capture, and another activation of it as the model lays it out."""
         self._alive(self._logits)
         known = {
             capture.operation.layer.name: capture
@@ -221,14 +235,7 @@ class TorchTrace:
                 f"an activation of shape {np.shape(activation)} was given for layer {layer!r}, "
                 f"whose own is {self._to_core(capture, capture.tensor).shape}; keep its shape"
             )
-        in_place = capture.operation.in_place
-
-        def exchange(made: Tensor) -> Tensor:
-            return made.copy_(new) if in_place and made.shape == new.shape else new.clone()
-
-        watch = Watch(capture.operation.place, exchange, in_place=in_place)
-        _, logits = self._run(len(activation), [watch])
-        return {name: _to_numpy(tensor) for name, tensor in logits.items()}
+        return capture, new
 
     def release(self) -> None:
         """Let go of every tensor and of the graph."""
@@ -277,9 +284,10 @@ class TorchTrace:
         assert tensor is not None
         layer = capture.operation.layer
         axes = layer.batch_axis, layer.channel_axis
-        return _to_numpy(tensor if axes[1] is None else tensor.movedim(axes, (0, 1)))
+        return to_numpy(tensor if axes[1] is None else tensor.movedim(axes, (0, 1)))
 
 
-def _to_numpy(tensor: Tensor) -> Array:
+def to_numpy(tensor: Tensor) -> Array:
+    """Return a tensor's values, float32."""
     array: Array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
     return array

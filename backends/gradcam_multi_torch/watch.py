@@ -21,13 +21,15 @@ from gradcam_multi_torch.roles import function_name
 class Watch:
     """What to do at a place: `result` may exchange the tensor made, `operand` sees what it reads.
 
-    `operand` is called with the first tensor read and with the one made, and only for functions.
+    `operand` is called with the first tensor read and with the one made, and `called` with all that
+    a function was called with; both only for functions.
     """
 
     place: Place
     result: Callable[[Tensor], Tensor] | None = None
     operand: Callable[[Tensor, Tensor], None] | None = None
     in_place: bool = False
+    called: Callable[[str, tuple[Any, ...], dict[str, Any]], None] | None = None
 
 
 @contextmanager
@@ -154,6 +156,8 @@ class _Interceptor(TorchFunctionMode):  # type: ignore[misc]  # types are checke
                 continue
             if watch.operand is not None and read is not None:
                 watch.operand(read, tensor)
+            if watch.called is not None:
+                watch.called(name, args, kwargs)
             if watch.result is not None:
                 new = watch.result(tensor)
                 made = None if made is None else trees.swap(made, watch.place.index, new)

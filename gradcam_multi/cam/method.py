@@ -11,7 +11,7 @@ from gradcam_multi.cam.gradients import weighted
 from gradcam_multi.cam.probe import Probe
 from gradcam_multi.spec import Array
 
-Need = Literal["gradients", "replays", "inputs", "biases"]
+Need = Literal["gradients", "replays", "inputs", "biases", "attention"]
 Combine = Callable[[Array, Array], Array]
 Project = Callable[[Array], Array]
 ProbeMap = Callable[[Probe], Array]
@@ -28,10 +28,10 @@ class Method:
     weights, (N, C) or (N, C, P), from what `combine` or `probe` takes. `relu` says whether negative
     evidence is cut from the map; without it the signed map stays. `needs` says what it takes beyond
     the activations: "gradients", "replays" from the layer on, changed "inputs", the "biases" of all
-    layers. `cost` is the number of forward passes an item, in words. `on_input` says that the map
-    has the input's size, and is about no layer. `unit_free` says that the heatmap does not depend
-    on the unit of the logits; a probability does. `only_for` says of which networks alone it is
-    defined.
+    layers, the "attention" of all blocks. `cost` is the number of forward passes an item, in words.
+    `on_input` says that the map has the input's size, and is about no layer. `unit_free` says that
+    the heatmap does not depend on the unit of the logits; a probability does. `only_for` says of
+    which networks alone it is defined.
     """
 
     name: str

@@ -6,6 +6,7 @@ from gradcam_multi.cam import (
     full_gradients,
     gradients,
     input_gradients,
+    legrad,
     perturbations,
 )
 from gradcam_multi.cam.method import Method, by_gradients, by_probing, row
@@ -255,6 +256,16 @@ METHODS: dict[str, Method] = {
             relu=False,
             on_input=True,
             only_for=full_gradients.PIECEWISE_LINEAR,
+        ),
+        row(
+            "legrad",
+            "mean_l,h,q r(dS_l/dA_l), S_l the score that the head gives to the tokens of block l",
+            "Bousselham 2024, arXiv:2404.03214",
+            probe=legrad.legrad,
+            needs=("gradients", "attention"),
+            cost="2 + L, L the blocks",
+            relu=False,
+            only_for=legrad.TOKEN_MODELS,
         ),
     )
 }

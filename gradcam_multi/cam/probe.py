@@ -1,6 +1,6 @@
 """What a method that runs the model again may ask of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +26,16 @@ class FullGradients(NamedTuple):
     layers: tuple[Array, ...]
     others: Scores
     score: Scores
+
+
+class Attended(NamedTuple):
+    """The gradient of a block's score at what its attention makes, and the values.
+
+    `gradient` is (N, heads, queries, D), `values` (N, heads, keys, D).
+    """
+
+    gradient: Array
+    values: Array
 
 
 class Probe(Protocol):
@@ -85,6 +95,17 @@ class Probe(Protocol):
         Raises UnsupportedError for a model whose adapter gives no biases, InputError for an image
         of integers.
         """
+
+    def attended(self) -> Iterator[Attended]:
+        """Yield, block by block, what the score given to a block's tokens says of its attention.
+
+        That score is what the model's head makes of these tokens in place of the last block's.
+        Raises UnsupportedError for a model without blocks of attention, and for one whose adapter
+        does not differentiate with respect to it.
+        """
+
+    def on_grid(self, rows: Scores) -> Array:
+        """Lay a value for each of a block's tokens, (N, tokens), over the image, (N, *grid)."""
 
     def image_scores(self, count: int, make: Make, *, probability: bool = False) -> Scores:
         """Run the model on `count` variants of the image; return the scores, (count, N).

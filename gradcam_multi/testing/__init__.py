@@ -6,7 +6,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"gradcam_multi.testing.{name}"
-        for name in ("conformance", "numbers", "models", "inputs", "adapter")
+        for name in ("conformance", "numbers", "models", "inputs", "blocks", "adapter")
     )
 )
 

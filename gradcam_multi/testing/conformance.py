@@ -34,6 +34,7 @@ from gradcam_multi.errors import (
 from gradcam_multi.explainer import CamWarning, Explainer
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.targets import ClassScore
+from gradcam_multi.testing.blocks import BlocksConformance
 from gradcam_multi.testing.inputs import InputsConformance
 from gradcam_multi.testing.models import ModelsConformance
 from gradcam_multi.testing.network import as_network
@@ -42,7 +43,9 @@ from gradcam_multi.testing.numbers import NumbersConformance
 from gradcam_multi.testing.reference import Reference, probe_inputs, probe_network
 
 
-class AdapterConformance(NumbersConformance, ModelsConformance, InputsConformance):
+class AdapterConformance(
+    NumbersConformance, ModelsConformance, InputsConformance, BlocksConformance
+):
     """Tests of one adapter; derive, and fill in what only the adapter's author can know."""
 
     def test_01_need_10_batches_are_right_for_every_item(self) -> None:

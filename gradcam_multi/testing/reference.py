@@ -1,6 +1,7 @@
 """Every tensor and gradient of a described network, in float64, without a framework."""
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,16 @@ class Reference:
 
         `name` is that of a node or of an input; `relu` is the rule by which ReLU is passed.
         """
-        own = GUIDED if relu == "guided" else {}
         if not isinstance(cotangent, Mapping):
             cotangent = {next(iter(self.network.outputs)): cotangent}
         pulled: dict[str, Vector] = {}
         for output, g in cotangent.items():
             _accumulate(pulled, self.network.logits[output], np.asarray(g, np.float64))
+        return self.pulled(pulled, name, relu)
+
+    def pulled(self, given: Mapping[str, Vector], name: str, relu: ReluRule = "plain") -> Vector:
+        """Multiply cotangents of any nodes' results back to a tensor before them, like `vjp`."""
+        own, pulled = GUIDED if relu == "guided" else {}, dict(given)
         for node in reversed(self.network.nodes):
             if node.name == name:
                 break
@@ -142,9 +147,14 @@ class Reference:
 
     def replayed(self, name: str, activation: Vector) -> dict[str, Vector]:
         """Return all outputs' logits that another value of a tensor would give."""
-        tensors = {**self.tensors, name: activation}
-        self._forward(tensors, {name})
-        return {output: tensors[node] for output, node in self.network.logits.items()}
+        return self.exchanged(name, activation).scores
+
+    def exchanged(self, name: str, activation: Vector) -> "Reference":
+        """Return the run that another value of a tensor would give."""
+        other = copy(self)
+        other.tensors = {**self.tensors, name: activation}
+        other._forward(other.tensors, {name})
+        return other
 
     def to_core(self, name: str, tensor: Vector) -> Vector:
         """Lay out a node's tensor or gradient as a trace does, (N, C, *grid): tokens too."""

@@ -8,6 +8,7 @@ import pytest
 from cam_references import OF_ACTIVATIONS, OF_AFFINE, OF_PROBES, principal, slow_eigengradcam
 from full_gradient_references import OF_BIASES
 from input_gradient_references import OF_INPUTS
+from legrad_references import OF_TOKENS
 
 from gradcam_multi.cam import GRADIENT_METHODS, METHODS, method_named, raw_maps, rescale
 from gradcam_multi.errors import MethodError
@@ -125,7 +126,7 @@ def tensors(grid, count=3, channels=6, seed=0):
 def test_every_method_has_a_reference():
     assert set(REFERENCES) == set(GRADIENT_METHODS)
     known = {**REFERENCES, **OF_ACTIVATIONS, **OF_PROBES, **OF_AFFINE, **OF_INPUTS, **OF_BIASES}
-    assert set(known) == set(METHODS)
+    assert {*known, *OF_TOKENS} == set(METHODS)
 
 
 def test_the_documented_table_is_the_one_in_the_package():
@@ -146,7 +147,7 @@ def test_every_method_is_of_one_kind_and_needs_what_that_kind_needs():
         assert ("gradients" in method.needs) == (method.combine is not None) or method.probe
         assert (method.needs == ()) == (method.project is not None or method.name == "random-cam")
         assert method.weigh is None or method.project is None
-        further = {"biases", "inputs", "replays"}.intersection(method.needs)
+        further = {"attention", "biases", "inputs", "replays"}.intersection(method.needs)
         again = further or method.name in OF_INPUTS
         assert (method.cost == "1") == (not again)
 

@@ -30,7 +30,8 @@ def test_what_is_said_of_a_sound_model():
     assert found.framework == "numpy"  # the adapter does not tell; its name stands in
     assert found.layer == "relu2"
     assert {check.name for check in found.methods} == set(gm.METHODS)
-    assert all(check.works for check in found.methods)
+    refused = [check.name for check in found.methods if not check.works]
+    assert refused == ["legrad"]  # of token models
     text = str(found)
     assert "image (N, 3, 16, 16) float32" in text
     assert "ends in a softmax" in text
@@ -71,7 +72,9 @@ def test_the_runners_up_are_the_last_of_each_finer_grid():
 def test_a_model_whose_score_ignores_the_layer():
     found = gm.doctor(probe_network(dense="zero"))
     assert found.explainable  # it runs; what its maps are worth is said beside each method
-    assert all("zero_gradient" in check.note for check in found.methods)
+    # That of token models is refused before it looks at the layer.
+    others = [check for check in found.methods if check.name != "legrad"]
+    assert all("zero_gradient" in check.note for check in others)
     assert found.candidates[0].gradient_norm == 0
     assert "zero_gradient" in str(found)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy_adapter import NumpyModel, NumpyModule, NumpyTrace
+from numpy_adapter import NumpyBlocks, NumpyModel, NumpyModule, NumpyTrace
 
 from gradcam_multi import hookimpl
 from gradcam_multi.testing.operators import OPERATORS, Operator
@@ -35,6 +35,7 @@ RULE = "test_02_the_rule_is_gone_after_its_trace"
 RULE_THREADS = "test_04_threads_keep_their_rules"
 RULE_ASKED = "test_08_what_is_asked_wrongly_of_the_way_back_is_named"
 COMPLETE = "test_inputs_and_biases_make_up_the_score"
+BLOCKS = "test_blocks_of_attention"
 RULE_NEEDS = "test_08_the_guided_rule_needs_a_relu"
 
 
@@ -288,6 +289,23 @@ class BiasesUnnormalised(NumpyModel):
         return {k: replace(b, values=own[k]["bias"]) for k, b in found}
 
 
+class HeadOfTheRun(NumpyModel):
+    """A head that reads the tokens of the run, whatever it is given."""
+
+    class blocks_class(NumpyBlocks):
+        def head(self, tokens, cotangents):
+            return super().head(self.tokens[-1], cotangents)
+
+
+class ValuesOfOthers(NumpyModel):
+    """Attention whose values are in another order than its keys."""
+
+    class blocks_class(NumpyBlocks):
+        def attended(self, block, cotangent):
+            gradient, values = super().attended(block, cotangent)
+            return gradient, values[:, :, ::-1]
+
+
 FAULTS = {
     "gradient off by a sign": Fault(changed(gradient=np.negative), (NUMBERS, SMALL_NUMBERS, MAPS)),
     "gradient half as large": Fault(changed(gradient=lambda g: g / 2), (NUMBERS, MAPS)),
@@ -325,6 +343,8 @@ FAULTS = {
     "a guided rule that stays": Fault(RuleLeft, (RULE, RULE_THREADS)),
     "guided gradients that are added up": Fault(GuidedByOutput, (RULE_ASKED,)),
     "biases without the mean": Fault(BiasesUnnormalised, (COMPLETE,)),
+    "a head that ignores its tokens": Fault(HeadOfTheRun, (BLOCKS,)),
+    "values of other tokens": Fault(ValuesOfOthers, (BLOCKS,)),
     "edges lost": Fault(EdgesLost, (DEFAULT,)),
     "roles lost": Fault(RolesLost, (DEFAULT,)),
     "batch statistics": Fault(BatchStatistics, (NUMBERS, ITEMS)),

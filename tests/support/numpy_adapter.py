@@ -75,9 +75,40 @@ class NumpyTrace:
         return found
 
 
+class NumpyBlocks:
+    """A run with its blocks of attention kept."""
+
+    def __init__(self, network: Network, inputs: dict[str, Any], blocks: Any) -> None:
+        self.network, self.blocks = network, blocks
+        self.reference = Reference(network, inputs)
+        self.tokens = tuple(self._core(self.reference.tensors[b.tokens]) for b in blocks)
+
+    def head(self, tokens: Any, cotangents: Any) -> Any:
+        last = self.blocks[-1].tokens
+        other = self.reference.exchanged(last, np.moveaxis(tokens.astype(np.float64), 1, 2))
+        asked = cotangents({n: v.astype(np.float32) for n, v in other.scores.items()})
+        return self._core(other.vjp(asked, last))
+
+    def attended(self, block: int, cotangent: Any) -> Any:
+        own = self.blocks[block]
+        given = {own.tokens: np.moveaxis(cotangent.astype(np.float64), 1, 2)}
+        gradient = self.reference.pulled(given, own.attention)
+        node = next(node for node in self.network.nodes if node.name == own.attention)
+        values = self.reference.tensors[node.inputs[2]]
+        heads = node.attributes["heads"]
+        return tuple(
+            np.stack(np.split(x, heads, -1), 1).astype(np.float32) for x in (gradient, values)
+        )
+
+    @staticmethod
+    def _core(tensor: Any) -> Any:
+        return np.moveaxis(tensor, 1, 2).astype(np.float32)
+
+
 class NumpyModel:
     backend = "numpy"
     trace_class = NumpyTrace
+    blocks_class = NumpyBlocks
 
     def __init__(self, module: NumpyModule) -> None:
         self.module, self.network = module, module.network
@@ -133,6 +164,10 @@ class NumpyModel:
             elif layer not in self.names:
                 raise UnknownLayerError(f"no layer is called {layer!r}{suggest(layer, self.names)}")
         yield self.trace_class(self.network, bound, layers, relu)
+
+    @contextmanager
+    def trace_blocks(self, inputs: Any, blocks: Any) -> Iterator[NumpyBlocks]:
+        yield self.blocks_class(self.network, self.bind(inputs), blocks)
 
     def bind(self, inputs: Any) -> dict[str, Any]:
         """Inputs by name, from an array, a tuple or a dict; raises InputError."""
