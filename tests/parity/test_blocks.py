@@ -1,15 +1,17 @@
-"""LeGrad of PyTorch's token models and of their ONNX exports, by both of its exporters."""
+"""LeGrad of token models and of their ONNX exports: by PyTorch's two exporters, by Keras'."""
 
 import numpy as np
 import pytest
 import torch
 from architectures_attention import ATTENTION
+from architectures_keras_tokens import TOKENS as KERAS_TOKENS
 from architectures_tokens import TOKENS
 from architectures_torch import seeded
 from closeness import assert_close
 from exports_torch import Network, exported
 
 import gradcam_multi as gm
+from gradcam_multi.plugins import installed
 
 NETWORKS = {
     **{name: (TOKENS[name].build, TOKENS[name].size) for name in (
@@ -39,3 +41,14 @@ def test_maps_agree(name, new):
     expected, found = (gm.explain(model, x, 3, method="legrad") for model in (module, data))
     assert (found.status, found.cost) == (expected.status, expected.cost)
     assert_close(found.cam, expected.cam, TOLERANCE, name)
+
+
+def test_maps_of_keras_agree_with_those_of_its_export():
+    build, _, grid, _ = KERAS_TOKENS["unconvolved"]
+    model = build()
+    x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
+    found = gm.explain(model, x, 3, method="legrad")
+    expected = gm.explain(installed().to_onnx(model, x), x, 3, method="legrad")
+    assert (found.status, found.cost) == (expected.status, expected.cost)
+    assert found.cam.shape == (2, *grid)
+    assert_close(found.cam, expected.cam, TOLERANCE, "unconvolved")

@@ -124,7 +124,8 @@ def test_doctor_in_three_frameworks():
         assert found.explainable, found.problem
         assert found.framework.startswith(framework)
         assert found.candidates[0].grid == (12, 12)
-        assert all(check.works for check in found.methods)
+        refused = [check.name for check in found.methods if not check.works]
+        assert refused == ["legrad"]  # of token models
         norms[backend] = found.candidates[0].gradient_norm
     assert norms["torch"] == pytest.approx(norms["onnx"], rel=1e-5)  # float32
     assert norms["tensorflow"] == pytest.approx(norms["onnx"], rel=1e-5)
