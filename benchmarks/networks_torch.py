@@ -78,7 +78,7 @@ class TorchOps(nn.Module):
         if x is None:
             self.parts[name] = Parameter(normal(name, (1, 1, width), 0.02))
             return None
-        return torch.cat([self.parts[name].value.expand(len(x), -1, -1), x], 1)
+        return torch.cat([self.parts[name].value.expand(x.shape[0], -1, -1), x], 1)
 
     def positions(self, x: Any, name: str, count: int, width: int) -> Any:
         if x is None:

@@ -146,6 +146,71 @@ def test_an_infinite_cotangent_reaches_one_cell_of_a_pooling() -> None:
     assert found["x"][0, 0, 1::2].tolist() == [[0] * 4] * 2
 
 
+# Dense convolutions of a stride.
+
+
+def convolved_back(
+    g: np.ndarray, weight: np.ndarray, stride: int, pads: tuple[int, ...], size: tuple[int, int]
+) -> np.ndarray:
+    """Each cotangent times the weights, added up at the taps of its window."""
+    top, left, *_ = pads
+    result = np.zeros((len(g), weight.shape[1], size[0] + 99, size[1] + 99))
+    for i, j, a, b in np.ndindex(*g.shape[2:], *weight.shape[2:]):
+        taps = np.einsum("nm,mc->nc", g[:, :, i, j].astype(np.float64), weight[:, :, a, b])
+        result[:, :, i * stride - top + a, j * stride - left + b] += taps
+    return result[:, :, : size[0], : size[1]]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads"),
+    [
+        ((3, 3), 2, (1, 1, 1, 1)),
+        ((3, 3), 2, (0, 0, 1, 1)),
+        ((2, 2), 2, (0, 0, 0, 0)),
+        ((4, 3), 2, (1, 1, 1, 1)),
+        ((7, 5), 2, (3, 2, 3, 2)),
+        ((3, 3), 3, (0, 0, 0, 0)),
+        ((5, 4), 3, (1, 0, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("batch", [2, "N"])
+def test_convolutions_of_a_stride_by_phases(
+    kernel: tuple[int, int], stride: int, pads: tuple[int, ...], batch: Any
+) -> None:
+    weight = normal(4, 3, *kernel, seed=1)
+    conv = node("Conv", ["x", "w"], ["y"], strides=[stride] * 2, pads=pads)
+    graph = graph_of([conv], (batch, 3, 12, 18), {"w": weight})
+    back = differentiate(graph, ["x"], "y")
+    assert {"Conv", "ConvTranspose"} <= operators(back)  # which only puts the phases together
+    g = normal(2, 4, 12 // stride, 18 // stride)
+    expected = convolved_back(g, weight, stride, pads, (12, 18))
+    found = gradients(graph, back, normal(2, 3, 12, 18), g)["x"]
+    # Sums of up to 4 x 12 products of numbers below 4, in float32.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "attributes"),
+    [
+        ((1, 2, 7, 8), (4, 2, 3, 3), {"strides": [2, 2], "pads": [1] * 4}),  # does not divide 7
+        ((1, 2, 8, 8), (4, 2, 3, 3), {"strides": [2, 2]}),  # 3 windows, 4 cells a phase
+        ((1, 2, 8, 8), (4, 2, 1, 1), {"strides": [2, 2]}),  # phases without a tap
+        ((1, 2, 8, 8), (4, 2, 3, 3), {"strides": [2, 1], "pads": [1] * 4}),
+        ((1, 2, 8, 8), (4, 2, 2, 2), {"strides": [2, 2], "pads": [2, 2, 0, 0]}),
+        ((1, 2, 8, 8), (4, 1, 3, 3), {"strides": [2, 2], "pads": [1] * 4, "group": 2}),
+        ((1, 2, "H", "W"), (4, 2, 3, 3), {"strides": [2, 2], "pads": [1] * 4}),
+    ],
+)
+def test_other_strides_go_by_a_transposed_convolution(
+    shape: tuple[Any, ...], weight: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
+    """Those are compared with central differences in test_rules.py."""
+    conv = node("Conv", ["x", "w"], ["y"], **attributes)
+    back = differentiate(graph_of([conv], shape, {"w": normal(*weight)}), ["x"], "y")
+    assert "ConvTranspose" in operators(back)
+    assert "Conv" not in operators(back)
+
+
 # ReLU before max pooling is differentiated as if it came after it.
 
 RELU_POOL = [

@@ -1,13 +1,17 @@
-"""Max pooling's way back by comparisons of whole arrays, cell by cell of the stride.
+"""The way back through windows that are some cells apart, one phase of the stride after another.
 
-ONNX Runtime's max pooling with indices compares one number at a time, and ScatterElements adds up
-on one thread: together a fifth of ResNet-18's gradient, and twice what this takes.
+Phase (a, b) of x holds every stride-th cell from (a, b) on, (N, C, H/stride, W/stride): a tap of
+all windows is one phase, moved. So max pooling goes back by comparisons of whole arrays, where ONNX
+Runtime's indices compare one number at a time and ScatterElements adds up on one thread, in all
+twice the time; and a dense convolution by convolutions of stride 1.
 """
 
 from collections.abc import Sequence
 from functools import reduce
 from itertools import product
+from math import prod
 from operator import add
+from typing import NamedTuple
 
 import numpy as np
 from onnx import TensorProto
@@ -19,47 +23,94 @@ from gradcam_multi_onnx.graph import Shape
 
 _TAPS = 9  # each costs a comparison and three more nodes; indices cost the same for all
 
-Tap = tuple[tuple[int, ...], tuple[int, ...]]
-"""The phase in which it lies, and by how many cells it lies behind the window's own."""
+
+class Tap(NamedTuple):
+    """A tap of windows along one axis: cell o + moved of a phase, for window o."""
+
+    place: int
+    phase: int
+    moved: int
 
 
 def pooled_back(x: Value, y: Value, g: Value, axes: Sequence[Axis]) -> Value | None:
     """Give each cotangent to the first maximum of its window in x, of which y are the maxima.
 
-    Phase (a, b) of x holds every stride-th cell from (a, b) on, (N, C, H/stride, W/stride): a tap
-    of all windows is one phase, moved. Returns None where the windows do not suit: not two axes of
-    one stride that divides the extents, too many taps, unknown extents, or infinite cotangents.
+    Returns None where the windows have no phases, have too many taps, or cotangents are infinite.
     """
-    stride = axes[0].stride
-    extents, cells = x.shape[1:], g.shape[2:]
-    known = [n for n in (*extents, *cells) if isinstance(n, int)]
-    if len(axes) != 2 or len(known) < 5 or x.dtype != TensorProto.FLOAT:
+    extents, stride = _extents(x, g, axes), axes[0].stride
+    if not extents or prod(axis.kernel for axis in axes) > _TAPS:
         return None
-    suited = stride > 1 and all(
-        axis.stride == stride <= axis.kernel and axis.dilation == 1 and n % stride == 0
-        for axis, n in zip(axes, known[1:3], strict=True)
-    )
-    if not suited or axes[0].kernel * axes[1].kernel > _TAPS or not g.builder.finite.holds(g.name):
+    if x.dtype != TensorProto.FLOAT or not g.builder.finite.holds(g.name):
         return None
-    channels, small = known[0], tuple(n // stride for n in known[1:3])
-    phases = _split(x, stride, (x.shape[0], channels, *small))
+    phases = _split(x, stride, (x.shape[0], *extents))
     parts: dict[tuple[int, ...], list[Value]] = {}
-    rest, taps = g, _taps(axes)
-    for place, (phase, moved) in enumerate(taps):
-        if place < len(taps) - 1:
+    rest, taps = g, list(product(*map(_taps, axes)))
+    for tap in taps:
+        phase, moved = tuple(each.phase for each in tap), [each.moved for each in tap]
+        if tap != taps[-1]:
             cell = _moved(phases[phase], [-m for m in moved], y.shape, -np.inf)
             share = rest * g.builder.equal(cell, y)
             rest = rest - share
         else:  # what none before has taken
             share = rest
-        back = _moved(share, moved, (x.shape[0], channels, *small), 0)
+        back = _moved(share, moved, (x.shape[0], *extents), 0)
         parts.setdefault(phase, []).append(back)
     return _joined(g.builder, [reduce(add, parts[phase]) for phase in phases], x, stride)
 
 
-def _taps(axes: Sequence[Axis]) -> list[Tap]:
-    each = [[divmod(tap - a.before, a.stride) for tap in range(a.kernel)] for a in axes]
-    return [(tuple(p for _, p in tap), tuple(m for m, _ in tap)) for tap in product(*each)]
+def convolved_back(
+    g: Value, weight: Value, axes: Sequence[Axis], group: int, like: Value
+) -> Value | None:
+    """Multiply by the transpose of a convolution, (M, C, *kernel) `weight`, into `like`'s shape.
+
+    Returns None where its windows have no phases, or it has groups.
+    """
+    extents, stride = _extents(like, g, axes), axes[0].stride
+    if not extents or group > 1 or extents[1:] != g.shape[2:]:
+        return None
+    along = [[_of_phase(axis, phase) for phase in range(stride)] for axis in axes]
+    phases = list(product(*along))
+    # Cell i of a phase is a tap of window i - moved: the higher the tap, the earlier the window.
+    before = [[taps[-1].moved for taps in phase] for phase in phases]
+    after = [[-taps[0].moved for taps in phase] for phase in phases]
+    if min(min(each) for each in (*before, *after)) < 0:
+        return None
+    b = g.builder
+    swapped, parts = b.transpose(weight, [1, 0, 2, 3]), []
+    for phase, *pads in zip(phases, before, after, strict=True):
+        last, first = [taps[-1].place for taps in phase], [np.iinfo(np.int64).min + 1] * 2
+        kernel = b.slice(swapped, last, first, [2, 3], [len(taps) for taps in phase], -stride)
+        shape = (g.shape[0], *extents)
+        parts.append(b.op("Conv", g, kernel, shape=shape, pads=[*pads[0], *pads[1]]))
+    return _joined(b, parts, like, stride)
+
+
+def _extents(x: Value, g: Value, axes: Sequence[Axis]) -> tuple[int, ...]:
+    """Channels and spatial extents of a phase of x; () where it has none.
+
+    It has where two axes have one stride that divides the extents, all of them known.
+    """
+    stride = axes[0].stride
+    known = [n for n in (*x.shape[1:], *g.shape[2:]) if isinstance(n, int)]
+    suited = (
+        len(axes) == 2
+        and len(known) == 5
+        and stride > 1
+        and all(
+            axis.stride == stride <= axis.kernel and axis.dilation == 1 and n % stride == 0
+            for axis, n in zip(axes, known[1:3], strict=True)
+        )
+    )
+    return (known[0], *(n // stride for n in known[1:3])) if suited else ()
+
+
+def _taps(axis: Axis) -> list[Tap]:
+    places = range(axis.kernel)
+    return [Tap(place, *divmod(place - axis.before, axis.stride)[::-1]) for place in places]
+
+
+def _of_phase(axis: Axis, phase: int) -> list[Tap]:
+    return [tap for tap in _taps(axis) if tap.phase == phase]
 
 
 def _split(x: Value, stride: int, shape: Shape) -> dict[tuple[int, ...], Value]:

@@ -1,6 +1,6 @@
 """Convolutions in one to three dimensions."""
 
-from gradcam_multi_onnx.autodiff import windows
+from gradcam_multi_onnx.autodiff import phases, windows
 from gradcam_multi_onnx.autodiff.registry import ZERO, Answer, Answers, vjp
 from gradcam_multi_onnx.autodiff.site import Site
 from gradcam_multi_onnx.autodiff.values import Value
@@ -20,7 +20,9 @@ def _conv(n: Site, g: Value) -> Answers:
     if 0 in n.wanted:
         weight, group = n.input(1), n.attribute("group", 1)
         n.extents(weight, range(weight.rank))
-        dx = windows.scatter_windows(g, weight, windows.windows_of(n), group, n.x)
+        axes = windows.windows_of(n)
+        apart = phases.convolved_back(g, weight, axes, group, n.x)
+        dx = windows.scatter_windows(g, weight, axes, group, n.x) if apart is None else apart
     db = n.b.reshape(n.b.reduce(g, [0, *range(2, g.rank)]), g.shape[1:2])
     return (dx, dw, db)[: len(n.node.input)]
 
