@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from gradcam_multi_onnx.autodiff.finite import Finiteness
+from gradcam_multi_onnx.autodiff.narrow import Narrow
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Refusal
 from gradcam_multi_onnx.autodiff.values import Operand, Value
 from gradcam_multi_onnx.graph import FLOATS, Dim, Shape, Type
@@ -24,7 +25,8 @@ class Builder:
 
     `reserved` are names of the forward graph, which are never given to new values. `written` holds
     what is written once for each value. `local` is the cotangent of a graph for the runtime here.
-    `rectified` are cotangents of ReLUs' results that are zero already where these are.
+    `rectified` are cotangents of ReLUs' results that are zero already where these are. `told` are
+    free extents that an operator's other input settles.
     """
 
     def __init__(self, reserved: frozenset[str]) -> None:
@@ -38,6 +40,8 @@ class Builder:
         self.written: dict[tuple[str, str], Value] = {}
         self.local: str | None = None
         self.rectified: set[str] = set()
+        self.narrow = Narrow(self)
+        self.told: dict[str, int] = {}
 
     def fresh(self, word: str) -> str:
         """Return a name that neither graph has."""
@@ -83,13 +87,24 @@ class Builder:
         **attributes: Any,
     ) -> tuple[Value, ...]:
         """Write one node and return its results, given their element types and shapes."""
-        outputs = tuple(Value(self, self.fresh(op), dtype, shape) for dtype, shape in results)
-        names = [value.name if value else "" for value in inputs]
         kept = {key: value for key, value in attributes.items() if value is not None}
-        self.nodes.append(onnx.helper.make_node(op, names, [v.name for v in outputs], **kept))
-        by_zero = op == "Div" and not self._nonzero(names[1])
-        self.finite.follow(op, names, [value.name for value in outputs], by_zero=by_zero)
+        narrow = self.narrow.write(op, inputs, results, kept)
+        if narrow is not None:
+            return (narrow,)
+        outputs = tuple(Value(self, self.fresh(op), dtype, shape) for dtype, shape in results)
+        self.emit(op, inputs, outputs, kept)
         return outputs
+
+    def emit(
+        self, op: str, inputs: Sequence[Value | None], outputs: Sequence[Value],
+        attributes: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Write one node of values that exist."""
+        names, made = [v.name if v else "" for v in inputs], [v.name for v in outputs]
+        self.nodes.append(onnx.helper.make_node(op, names, made, **attributes))
+        by_zero = op == "Div" and not self._nonzero(names[1])
+        self.finite.follow(op, names, made, by_zero=by_zero)
+        self.narrow.note(op, inputs, made[0], attributes)
 
     def _nonzero(self, name: str) -> bool:
         return name in self.tensors and bool(numpy_helper.to_array(self.tensors[name]).all())
@@ -238,6 +253,8 @@ class Builder:
             return value
         shape = tuple(to if place == axis else n for place, n in enumerate(value.shape))
         if isinstance(before, int) and isinstance(after, int):
+            if isinstance(to, int) and (held := self.narrow.padded(value, axis, before, to)):
+                return held
             amounts = [0] * (2 * value.rank)  # optimisers of exported files like constants
             amounts[axis], amounts[value.rank + axis] = before, after
             return self.op("Pad", value, self.integers(amounts), shape=shape)
@@ -286,7 +303,7 @@ class Builder:
         doubtful = [
             axis
             for axis, n in enumerate(target.shape)
-            if isinstance(n, str) and value.shape[axis] not in (1, n)
+            if isinstance(n, str) and value.shape[axis] not in (1, n, self.told.get(n))
         ]
         for axis in doubtful:  # whether it was repeated is only known at run time
             value = self._sum_if_one(value, axis, target)

@@ -20,6 +20,8 @@ def _nothing_else(n: Site) -> Answers:
 def _put_back(n: Site, g: Value, axis: int, places: NDArray[np.int64]) -> Value:
     """Return g with its slices along an axis at other places, each once, zeros between."""
     (extent,) = n.extents(n.x, [axis])
+    if len(places) and np.all(np.diff(places) == 1):
+        return n.b.pad(g, axis, int(places[0]), extent - int(places[-1]) - 1, extent)
     source = np.full(extent, len(places))  # the slice of zeros behind the last
     source[places] = np.arange(len(places))
     longer = n.b.pad(g, axis, 0, 1, len(places) + 1)

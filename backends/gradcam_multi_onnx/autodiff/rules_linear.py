@@ -31,6 +31,9 @@ def _matmul(n: Site, g: Value) -> Answers:
     a, b = n.x, n.input(1)
     if n.wanted == {0} and (few := by_columns(n, g, flip=0, alpha=1.0)) is not None:
         return few, ZERO
+    across, facing = a.shape[-1], b.shape[-2:][0]
+    if isinstance(across, str) and isinstance(facing, int):
+        n.b.told[across] = facing
     one = n.b.reshape(a, (1, *a.shape)) if a.rank == 1 else a
     other = n.b.reshape(b, (*b.shape, 1)) if b.rank == 1 else b
     shape: Shape = g.shape
