@@ -28,7 +28,8 @@ _UNPACKED = "session.disable_prepacking"
 _SPINNING = "session.intra_op.allow_spinning"
 _STOP_SPINNING = "session.force_spinning_stop"
 _SMALL = 1 << 20  # bytes of a model that is handed over in memory
-_LIGHT = 1 << 21  # and of one without its weights
+_LIGHT = 1 << 21  # and of one without its weights,
+_PART = 16  # or that part of a large one
 _MUCH = 1 << 24  # bytes of weights that are not handed over in memory
 _HEAVY = 1 << 23  # weights, a guess between a classifier (2 million) and VGG's (120 million)
 _CUDA: Providers = (("CUDAExecutionProvider", {}),)
@@ -220,7 +221,7 @@ def _referring(
 ) -> "Session | None":
     try:
         data = referring(source, addition, path.name, lent)
-        if len(data) > _LIGHT:  # too much of it is no weight
+        if len(data) > max(_LIGHT, source.size // _PART):  # too much of it is no such weight
             return None
         session = make_session(data, source.providers, str(path.parent), source.threads, lent)
     except Exception:  # reading the whole model tells what is wrong with it

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from threading import get_ident
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -78,16 +79,20 @@ class _Frame:
 
 @dataclass(slots=True)
 class _Value:
-    """A tensor that depends on the inputs; holding it keeps its id from being reused."""
+    """A tensor that depends on the inputs. It may go when the model lets go of it.
 
-    tensor: torch.Tensor
+    To hold the tensors of a whole run would take more memory than all explanations after it.
+    """
+
+    tensor: ref[torch.Tensor]
+    shape: tuple[int, ...]
     step: int | None  # None for an input of the model
     channels: Channels
 
 
 def _batch(known: list[_Value], rank: int) -> int | None:
     """Where the batch is in the first operand of this rank for which that is known."""
-    batches = (v.channels.batch for v in known if v.tensor.ndim == rank)
+    batches = (v.channels.batch for v in known if len(v.shape) == rank)
     return next((batch for batch in batches if batch is not None), None)
 
 
@@ -103,7 +108,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         self.batch = batch_size(arguments)
         self.inputs = describe(module, arguments)
         for _, tensor in trees.floating(arguments):
-            self.values[id(tensor)] = _Value(tensor, None, layout.of_input(tensor.shape))
+            self._keep(tensor, None, layout.of_input(tensor.shape))
 
     # Module hooks: other threads may be running the same modules.
 
@@ -131,7 +136,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         if isinstance(output, torch.Tensor):
             return self._returned(frame, place, args, output)
         for number, (path, tensor) in enumerate(trees.floating(output)):
-            value = self.values.get(id(tensor))
+            value = self._known(tensor)
             if value is not None and value.step is not None:
                 step = self.steps[value.step]
                 step.others.append(f"{numbered(frame.path, frame.call)}:{path}")
@@ -143,7 +148,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         self, frame: _Frame, place: Place, args: Any, output: torch.Tensor
     ) -> torch.Tensor | None:
         kind = type(frame.module).__name__
-        value = self.values.get(id(output))
+        value = self._known(output)
         if value is None:
             known = self._operands(args)
             if known and output.is_floating_point():  # a module that Python cannot look into
@@ -197,10 +202,10 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         standard = type(frame.module).__module__.startswith("torch.nn.") and frame.path
         kind = type(frame.module).__name__ if standard else name
         source = next((v for v in known if v.channels.axis is not None), known[0])
-        shape = tuple(source.tensor.shape)
+        shape = source.shape
         edges = [] if name in CUTS else known
         what = role(name, len(known))
-        last = (known[-1].tensor.ndim, known[-1].channels) if len(known) > 1 else None
+        last = (len(known[-1].shape), known[-1].channels) if len(known) > 1 else None
         changed_ids = {id(tensor) for tensor in changed}
         results = [result] if isinstance(result, torch.Tensor) else result
         items = results if isinstance(results, (tuple, list)) else []
@@ -212,7 +217,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
                 continue  # what a function returns beside its result for training only
             where = replace(place, index=index)
             in_place = id(tensor) in changed_ids
-            if not in_place and id(tensor) in self.values:
+            if not in_place and self._known(tensor):
                 if role(name) != "identity" or not name.endswith("dropout"):
                     continue  # a cast or copy that had nothing to do
                 with torch._C.DisableTorchFunction():
@@ -232,8 +237,15 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
     # Bookkeeping.
 
     def _operands(self, tree: Any) -> list[_Value]:
-        found = (self.values.get(id(tensor)) for _, tensor in trees.tensors(tree))
+        found = (self._known(tensor) for _, tensor in trees.tensors(tree))
         return [value for value in found if value is not None]
+
+    def _known(self, tensor: torch.Tensor) -> _Value | None:
+        value = self.values.get(id(tensor))  # an id may have been that of a tensor that is gone
+        return value if value is not None and value.tensor() is tensor else None
+
+    def _keep(self, tensor: torch.Tensor, step: int | None, channels: Channels) -> None:
+        self.values[id(tensor)] = _Value(ref(tensor), tuple(tensor.shape), step, channels)
 
     def _add(
         self,
@@ -246,7 +258,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         in_place: bool = False,
     ) -> None:
         edges = dict.fromkeys(value.step for value in known if value.step is not None)
-        self.values[id(tensor)] = _Value(tensor, len(self.steps), channels)
+        self._keep(tensor, len(self.steps), channels)
         shape: tuple[int | None, ...] = tuple(tensor.shape)
         at = channels.batch or 0
         if at < len(shape) and shape[at] == self.batch:
@@ -260,7 +272,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # types are checked w
         makers: dict[int, str] = {}
         for path, tensor in trees.floating(output):
             name = path or "output"
-            value = self.values.get(id(tensor))
+            value = self._known(tensor)
             step = None if value is None or value.step is None else self.steps[value.step]
             activation = ACTIVATIONS.get(step.place.function or "") if step else None
             shape = (None, *tensor.shape[1:]) if tensor.ndim else ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import frexp, isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,13 +65,14 @@ def _backward(
         for logits, array in pairs
     ]
     # A caller's autocast is for the forward run: the way back takes the dtypes it recorded.
-    with torch.autocast(pairs[0][0].device.type, enabled=False):
+    with torch.autocast(pairs[0][0].device.type, enabled=False), torch.enable_grad():
+        given: dict[str, Any] = {"outputs": ends, "grad_outputs": seeds}
+        if ends is None:
+            # Of sums, since PyTorch imports SymPy to look at cotangents: 50 MB, half a second.
+            sums = [(t * seed).sum() for (t, _), seed in zip(pairs, seeds, strict=True)]
+            given = {"outputs": sums}
         return list(
             torch.autograd.grad(
-                list(ends) if ends is not None else [logits for logits, _ in pairs],
-                list(captured),
-                seeds,
-                retain_graph=True,
-                allow_unused=True,
+                inputs=list(captured), retain_graph=True, allow_unused=True, **given
             )
         )

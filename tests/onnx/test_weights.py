@@ -150,6 +150,21 @@ def test_nothing_is_left_behind(kind: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a copy is mapped always")
+def test_a_weight_that_is_not_mapped_may_be_a_small_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As VGG's classifier, behind layers that are lent: else the file would be read and parsed."""
+    (tmp_path / "own").mkdir()
+    path, (_, used) = saved(tmp_path / "own"), scratch(tmp_path, monkeypatch)
+    monkeypatch.setattr(session, "_LIGHT", 0)
+    gradient(plugin.gradcam_multi_open(path))
+    assert not used
+    monkeypatch.setattr(session, "_PART", 1 << 20)
+    gradient(plugin.gradcam_multi_open(path))
+    assert used
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a copy is mapped always")
 def test_the_models_own_file_does_not_stay_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

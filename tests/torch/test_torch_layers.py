@@ -1,5 +1,7 @@
 """The operations that a run lists: names, edges, roles, channel axes."""
 
+from weakref import ref
+
 import numpy as np
 import pytest
 import torch
@@ -244,3 +246,28 @@ def test_inputs_of_another_size_are_listed_anew():
     for side, cells in ((64, 8), (96, 12)):
         grids = {layer.name: layer.grid for layer in model.layers(images(side=side))}
         assert grids["layer2.1"] == (cells, cells)
+
+
+class Watching(nn.Module):
+    """Tells which of its own results are still held when it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)])
+        self.held = None
+
+    def forward(self, x):
+        results = []
+        for conv in self.convs:
+            x = F.relu(conv(x))
+            results.append(ref(x))
+        self.held = [result() is not None for result in results]
+        return x.mean((2, 3))
+
+
+def test_no_result_is_held_while_a_run_is_written_down():
+    """All results of a large network at once would be most of an explanation's memory."""
+    model = Watching()
+    names = [layer.name for layer in open_module(model.eval()).layers(images())]
+    assert model.held == [False, False, False, True]
+    assert len(set(names)) == 9  # four convolutions, four ReLUs and the mean

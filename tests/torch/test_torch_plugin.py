@@ -26,6 +26,22 @@ def test_the_plugin_imports_no_framework():
     assert done.stdout.strip() == "False"
 
 
+def test_an_explanation_imports_no_symbolic_mathematics():
+    """PyTorch imports SymPy to look at cotangents: half a second and 50 MB."""
+    code = """
+import sys, numpy as np, torch
+import gradcam_multi as gm
+layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+before = "sympy" in sys.modules
+found = gm.explain(torch.nn.Sequential(*layers), np.random.rand(2, 3, 16, 16), 0)
+print(found.layer, before, "sympy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    layer, before, after = done.stdout.split()
+    assert layer == "1"
+    assert before == after
+
+
 def test_claims_modules_only():
     assert isinstance(gradcam_multi_open(model=small_resnet()), Model)
     for other in (torch.zeros(2), {"weight": torch.zeros(2)}, "model.onnx", b"", 3, nn.Module):
