@@ -74,6 +74,7 @@ def plot_growth(records: Sequence[Record], path: Path) -> bool:
                 axis.plot(sizes, fit, color=f"C{color}", linewidth=1)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.tick_params(axis="x", which="minor", labelbottom=False)  # over one decade they overlap
         axis.set_title({"side": "pixels"}.get(name, name))
         axis.legend(fontsize=8)
     axes[0][0].set_ylabel("ms: dots Grad-CAM, crosses inference")
