@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
-from gradcam_multi.spec import Layout
+from gradcam_multi.spec import Array, Layout
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -128,3 +129,8 @@ def _order(op: tf.Operation) -> list[int] | None:
 
     order = tf.get_static_value(op.inputs[1])
     return None if order is None else [int(axis) for axis in order]
+
+
+def channels_first(array: Array, axis: int | None) -> Array:
+    """Return an array as (N, C, *grid); None for an axis says that it has no channels."""
+    return array if axis is None else np.ascontiguousarray(np.moveaxis(array, axis, 1))

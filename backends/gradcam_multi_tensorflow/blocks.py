@@ -14,7 +14,8 @@ from gradcam_multi.errors import LayerNotOnPathError, UnsupportedError
 from gradcam_multi.heads import NO_WEIGHTS, by_heads, einsum_heads, moved, no_heads
 from gradcam_multi.spec import Array, Block
 from gradcam_multi_tensorflow import checks
-from gradcam_multi_tensorflow.cut import Function, ancestors, cut, depending
+from gradcam_multi_tensorflow.axes import channels_first
+from gradcam_multi_tensorflow.cut import Function, beside, cut
 from gradcam_multi_tensorflow.graph import Graph
 from gradcam_multi_tensorflow.listing import Node
 from gradcam_multi_tensorflow.trace import float32, from_core, to_core
@@ -98,20 +99,7 @@ class BlockPlan:
                 return None
             found = tf.convert_to_tensor(found)
         feeds = [*given, cotangent]
-        operations = ancestors([found], stop=feeds)
-        after = depending(operations, feeds)
-        before = depending(operations, graph.inputs.values()) - after
-        entries = {tensor.name for tensor in graph.inputs.values()}
-        fed = {tensor.name for tensor in feeds}
-        read = {
-            source.name: source
-            for op in operations
-            if op.name in after
-            for source in op.inputs
-            if source.name not in fed and (source.op.name in before or source.name in entries)
-        }
-        if found.op.name not in after and found.name not in fed and found.op.name in before:
-            read[found.name] = found
+        read = beside([found], feeds, graph.inputs.values())
         self._kept |= read
         run = cut(graph.graph, graph.captures, [*feeds, *read.values()], [found])
         return Part(run, tuple(read))
@@ -155,7 +143,7 @@ class GraphBlocks:
                 f"output {' or '.join(map(repr, asked)) or 'none'} does not depend on layer "
                 f"{node.layer.name!r}, which ends the last block; take another method"
             )
-        return _core(total, node)
+        return channels_first(total, node.layer.channel_axis)
 
     def attended(self, block: int, cotangent: Array) -> tuple[Array, Array]:
         """Multiply a cotangent of a block's tokens back to its attention; return the values too."""
@@ -256,8 +244,3 @@ def _same(array: Array) -> Array:
 
 def _turned(array: Array) -> Array:
     return np.swapaxes(array, -1, -2)
-
-
-def _core(array: Array, node: Node) -> Array:
-    axis = node.layer.channel_axis
-    return array if axis is None else np.ascontiguousarray(np.moveaxis(array, axis, 1))

@@ -48,6 +48,29 @@ def depending(operations: Iterable[tf.Operation], roots: Iterable[tf.Tensor]) ->
     return found
 
 
+def beside(
+    ends: Sequence[tf.Tensor], given: Sequence[tf.Tensor], inputs: Iterable[tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Return by name what the way from `given` to `ends` also reads, made from `inputs` alone."""
+    entries = list(inputs)
+    operations = ancestors(ends, stop=given)
+    after = depending(operations, given)
+    before = depending(operations, entries) - after
+    fed, fresh = {tensor.name for tensor in given}, {tensor.name for tensor in entries}
+    found = {
+        source.name: source
+        for op in operations
+        if op.name in after
+        for source in op.inputs
+        if source.name not in fed and (source.op.name in before or source.name in fresh)
+    }
+    return found | {
+        tensor.name: tensor
+        for tensor in ends
+        if tensor.name not in fed and tensor.op.name in before
+    }
+
+
 def cut(
     graph: Any,
     captures: Sequence[tuple[tf.Tensor, tf.Tensor]],

@@ -27,6 +27,7 @@ from gradcam_multi.errors import (
 )
 from gradcam_multi.spec import Array, Inputs, Layer, ReluRule, TensorSpec
 from gradcam_multi_tensorflow import checks
+from gradcam_multi_tensorflow.axes import channels_first
 from gradcam_multi_tensorflow.calls import parts
 from gradcam_multi_tensorflow.inputs import Bound, bind_declared, bind_free, declared, describe
 from gradcam_multi_tensorflow.names import resolve
@@ -196,7 +197,8 @@ class EagerTrace:
         self.outputs: Mapping[str, Array] = run.outputs
         self.logits: Mapping[str, Array] = run.logits
         self.activations: tuple[Array, ...] = tuple(
-            _to_core(kept, node) for kept, node in zip(run.kept, nodes, strict=True)
+            channels_first(kept, node.layer.channel_axis)
+            for kept, node in zip(run.kept, nodes, strict=True)
         )
         self._open = True
 
@@ -220,7 +222,9 @@ class EagerTrace:
 
         totals = checks.scaled(pull, "float16" in dtypes)
         reached = [
-            _to_core(total, node) if total is not None and self._reached(node, given) else None
+            channels_first(total, node.layer.channel_axis)
+            if total is not None and self._reached(node, given)
+            else None
             for total, node in zip(totals, self._nodes, strict=True)
         ]
         return checks.all_reached([node.layer.name for node in self._nodes], reached, cotangents)
@@ -274,8 +278,3 @@ def _engine(model: Any) -> Engine:
     from gradcam_multi_tensorflow.by_jax import JaxEngine
 
     return JaxEngine(model)
-
-
-def _to_core(array: Array, node: Node) -> Array:
-    axis = node.layer.channel_axis
-    return array if axis is None else np.ascontiguousarray(np.moveaxis(array, axis, 1))

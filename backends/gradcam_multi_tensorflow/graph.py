@@ -14,7 +14,7 @@ import tensorflow as tf
 from gradcam_multi.spec import Layer, TensorSpec
 from gradcam_multi_tensorflow import axes
 from gradcam_multi_tensorflow.calls import Call
-from gradcam_multi_tensorflow.cut import Function, ancestors, cut, depending
+from gradcam_multi_tensorflow.cut import Function, ancestors, beside, cut, depending
 from gradcam_multi_tensorflow.guided import guided, hidden_relu, relus
 from gradcam_multi_tensorflow.listing import Listing, Node, list_layers
 from gradcam_multi_tensorflow.logits import before_activation
@@ -195,23 +195,7 @@ class Graph:
 
     def _make_replay(self, node: Node) -> Replay:
         feeds, logits = list(self.inputs.values()), list(self.logits.values())
-        operations = ancestors(logits, stop=[node.tensor])
-        after = depending(operations, [node.tensor])
-        before = depending(operations, feeds) - after
-        entries = {tensor.name for tensor in feeds}
-        side = {
-            source.name: source
-            for op in operations
-            if op.name in after
-            for source in op.inputs
-            if source.name != node.tensor.name
-            and (source.op.name in before or source.name in entries)
-        }
-        side |= {
-            tensor.name: tensor
-            for tensor in logits
-            if tensor.name != node.tensor.name and tensor.op.name in before
-        }
+        side = beside(logits, [node.tensor], feeds)
         from_inputs = cut(self.graph, self.captures, feeds, list(side.values())) if side else None
         run = cut(self.graph, self.captures, [node.tensor, *side.values()], logits)
         return Replay(from_inputs, run)

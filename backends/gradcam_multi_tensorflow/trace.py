@@ -11,6 +11,7 @@ from gradcam_multi.backward import check_outputs, find_input
 from gradcam_multi.errors import InputError, UnknownLayerError, UnsupportedError, suggest
 from gradcam_multi.spec import Array
 from gradcam_multi_tensorflow import checks
+from gradcam_multi_tensorflow.axes import channels_first
 from gradcam_multi_tensorflow.graph import Backward, Graph, Plan
 from gradcam_multi_tensorflow.inputs import describe
 from gradcam_multi_tensorflow.listing import Node
@@ -134,9 +135,7 @@ def float32(tensor: tf.Tensor) -> Array:
 
 def to_core(tensor: tf.Tensor, node: Node) -> Array:
     """Return a layer's result, or its gradient, as (N, C, *grid)."""
-    array = float32(tensor)
-    axis = node.layer.channel_axis
-    return array if axis is None else np.ascontiguousarray(np.moveaxis(array, axis, 1))
+    return channels_first(float32(tensor), node.layer.channel_axis)
 
 
 def from_core(array: Array, node: Node) -> tf.Tensor:

@@ -88,9 +88,6 @@ def _unslice(n: Site, g: Value, axis: int, start: int, end: int, step: int) -> V
         first = min(start + extent if start < 0 else start, extent - 1)
         last = max(end + extent if end < 0 else end, -1)
         places = np.arange(first, last, step)
-    if step == 1:
-        before = int(places[0]) if len(places) else extent
-        return n.b.pad(g, axis, before, extent - before - len(places), extent)
     return _put_back(n, g, axis, places)
 
 
