@@ -45,12 +45,12 @@ def written(parts: Parts) -> Iterator[Path | None]:
 
 
 def extended(source: Source, addition: bytes) -> Parts:
-    """Return a model and what is added to it: protobuf merges concatenated messages."""
+    """Return a model behind what is added to it: protobuf merges concatenated messages."""
 
     def parts(_: Path) -> Iterator[Any]:
+        yield addition
         with source.stream() as original:
             yield from iter(partial(original.read, _CHUNK), b"")
-        yield addition
 
     return parts
 
@@ -75,7 +75,7 @@ def referring(source: Source, addition: bytes, name: str, lent: Collection[str] 
             for key, value in (("location", name), ("offset", offset), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
     whole: bytes = model.SerializeToString()
-    return whole + addition
+    return addition + whole
 
 
 def maps(path: Path) -> bool:

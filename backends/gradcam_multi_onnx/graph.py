@@ -241,15 +241,11 @@ class Graph:
             graph, opset_imports=opsets, ir_version=max(self.ir_version, 4)
         )
 
-    def learn(self, values: Mapping[str, NDArray[Any]], *, fixed: bool = False) -> None:
-        """Take element types and ranks from a run, for values that inference cannot tell.
-
-        Shapes, too, where they are `fixed`.
-        """
-        for name, array in values.items():
-            dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-            free = tuple(f"{name}:{axis}" for axis in range(array.ndim))
-            self.types[name] = Type(dtype, array.shape if fixed else free)
+    def learn(self, types: Mapping[str, Type]) -> None:
+        """Take element types and ranks from a run, for values that inference cannot tell."""
+        for name, kind in types.items():
+            free = tuple(f"{name}:{axis}" for axis in range(len(kind.shape or ())))
+            self.types[name] = Type(kind.dtype, free)
 
     def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> "Graph":
         """Return the same graph with its types inferred for inputs of these shapes, batch free."""

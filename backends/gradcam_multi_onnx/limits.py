@@ -113,7 +113,9 @@ def _measure(graph: "Graph", node: NodeProto) -> None:
     found = infer(graph.model(body))
     graph.types.update({v.name: found[v.name] for v in outputs if v.name in found})
     if node.op_type in _SHRINKING and len(arrays) == len(inputs):
-        graph.learn(graph.arrays(v.name for v in outputs), fixed=True)
+        for name, array in graph.arrays(v.name for v in outputs).items():
+            dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.types[name] = Type(dtype, array.shape)
 
 
 def _check_division(graph: "Graph", node: NodeProto) -> None:

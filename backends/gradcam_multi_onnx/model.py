@@ -37,8 +37,8 @@ from gradcam_multi_onnx.feeds import Feeds, batches, make_feeds
 from gradcam_multi_onnx.graph import Graph, Type
 from gradcam_multi_onnx.layers import aliases, find_layers, integer_convolutions
 from gradcam_multi_onnx.plan import Plan, Values, make_plan
-from gradcam_multi_onnx.session import Forward, on_cpu
-from gradcam_multi_onnx.settle import settled
+from gradcam_multi_onnx.session import on_cpu
+from gradcam_multi_onnx.settle import settled, types_of
 from gradcam_multi_onnx.source import Source
 from gradcam_multi_onnx.trace import OnnxTrace
 
@@ -237,8 +237,8 @@ class OnnxModel:
                 if self._graph.type(name).shape is None
             ]  # fmt: skip
             if unknown:
-                found = Forward(self._graph.source, (), unknown)(self._sample(feeds))
-                self._graph.learn({n: a for n, a in found.items() if hasattr(a, "dtype")})
+                (found,) = types_of(self._graph, unknown, self._sample(feeds))
+                self._graph.learn(found)
             before = self._graph
             if all(n is not None for spec in self.inputs for n in spec.shape[1:]):
                 self._graph = self._settled(self._graph, feeds)

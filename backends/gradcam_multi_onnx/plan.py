@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import GradcamError, UnsupportedError
+from gradcam_multi_onnx.autodiff.parts import take_parts
 from gradcam_multi_onnx.autodiff.registry import FreeExtent, Registry
 from gradcam_multi_onnx.autodiff.walk import Gradient, differentiate
 from gradcam_multi_onnx.graph import Graph
@@ -47,10 +48,15 @@ class Failure:
 
 
 class Backward:
-    """A gradient graph and, once it is first run, its session."""
+    """A gradient graph and, once it is first run, its session.
+
+    It reads `whole` values of the forward run, and `parts` of others, by its own name for them.
+    """
 
     def __init__(self, graph: Graph, gradient: Gradient) -> None:
         self.gradient, self._source = gradient, graph.source
+        self.parts = take_parts(graph, gradient.model)
+        self.whole = set(gradient.reads) - {part.source for part in self.parts.values()}
         _check(gradient)
 
     @cached_property
@@ -68,7 +74,8 @@ class Backward:
     def __call__(self, cotangent: NDArray[Any], values: Values) -> dict[str, NDArray[Any]]:
         """Return gradients by target, absent where nothing flows."""
         dtype = np.float64 if self.gradient.double else np.float32
-        feeds = {name: as_float(values[name]) for name in self.gradient.reads}
+        feeds = {name: as_float(values[name]) for name in self.whole}
+        feeds |= {name: as_float(part.of(values)) for name, part in self.parts.items()}
         feeds |= self.gradient.lent
         feeds[self.gradient.cotangent] = np.asarray(cotangent, dtype=dtype, order="C")
         results = self.gradient.results
@@ -125,14 +132,18 @@ class Plan:
         self.graph, self.targets, self.logits = graph, targets, dict(logits)
         self._registry = registry
         self.backward = {output: self._differentiate(value) for output, value in logits.items()}
-        every = [
-            each.gradient for each in (*self.backward.values(), *self.pulls)
-            if isinstance(each, Backward)
-        ]  # fmt: skip
-        read = {name for gradient in every for name in gradient.reads}
-        self.lent = {name: array for each in every for name, array in each.lent.items()}
-        extra = {*read, *targets, *logits.values(), *self.kept} & set(graph.producer)
-        self.forward = Forward(graph.source, logits, extra, self.lent)
+        both = (*self.backward.values(), *self.pulls)
+        every = [each for each in both if isinstance(each, Backward)]
+        self.lent = {name: array for e in every for name, array in e.gradient.lent.items()}
+        read = {name for each in every for name in each.whole}
+        whole = {*read, *targets, *logits.values(), *self.kept} & set(graph.producer)
+        parts = {part for each in every for part in each.parts.values()}
+        cut = [
+            part for name in graph.producer for part in parts if part.source == name not in whole
+        ]
+        nodes = [node for part in cut for node in part.nodes()]
+        extra = whole | {part.name for part in cut}
+        self.forward = Forward(graph.source, logits, extra, self.lent, nodes)
         self.checked = False
         self._tails: dict[str, tuple[Tail, Forward | None]] = {}
 

@@ -50,6 +50,11 @@ def make_session(
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
+    # Each run would take what the first one took once more, in one piece: half as much again.
+    options.enable_mem_pattern = False
+    # Of what can be run the first of the file, so that what `Forward` puts there lets go at once
+    # of what it reads. By default, values with more than one reader outside may stay to the end.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # Of two sessions in turn, the waiting threads of one would take the cores from the other.
     options.add_session_config_entry(_STOP_SPINNING, "1")
     if threads:
@@ -138,15 +143,16 @@ def _has_cuda_device() -> bool:
 class Forward:
     """The original model, weights untouched, with more of its values as outputs.
 
-    Initialisers `lent` are used where they are.
+    Initialisers `lent` are used where they are. `nodes` are added to the graph's.
     """
 
     def __init__(
         self, source: Source, own: Iterable[str], extra: Iterable[str],
-        lent: Mapping[str, AnyArray] = MappingProxyType({}),
+        lent: Mapping[str, AnyArray] = MappingProxyType({}), nodes: Iterable[onnx.NodeProto] = (),
     ) -> None:  # fmt: skip
         self.names = tuple(dict.fromkeys((*own, *extra)))
         addition = onnx.ModelProto()
+        addition.graph.node.extend(nodes)
         for name in sorted(set(extra) - set(own)):
             addition.graph.output.add().name = name
         self._opening = Later(partial(_extended, source, addition.SerializeToString(), lent))
@@ -193,7 +199,7 @@ def _extended(source: Source, addition: bytes, lent: Mapping[str, AnyArray]) -> 
         found = found or _from_file(extended(source, addition), source, source.threads, values)
         if found is not None:
             return found
-    data = source.read() + addition
+    data = addition + source.read()
     return make_session(data, source.providers, source.folder, source.threads, values)
 
 

@@ -5,7 +5,7 @@ with one item and with two, tell what of it is the same for every batch, too: pa
 slices, scales, the conditions of an If.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -83,9 +83,8 @@ def settled(graph: Graph, sample: Feeds, batched: Iterable[str], *, measure: boo
 
     `sample` holds one batch; `batched` names the inputs whose first axis is free. Small constants
     that the graph computes are folded, too, for shape inference does not. The result holds for
-    inputs of the sample's size. With `measure`, shapes that cannot be inferred are taken from the
-    two runs as well, at the price of keeping those values. A model without any of this comes back
-    as it is.
+    inputs of the sample's size. With `measure`, shapes that cannot be inferred are taken from two
+    runs as well. A model without any of this comes back as it is.
     """
     folded = graph.arrays(filter(graph.constant, _small(graph)))
     (names, counted), free = shape_values(graph), set(batched)
@@ -98,17 +97,42 @@ def settled(graph: Graph, sample: Feeds, batched: Iterable[str], *, measure: boo
     return specialised
 
 
-def _twice(graph: Graph, names: list[str], sample: Feeds, more: Feeds) -> tuple[Feeds, Feeds]:
-    try:
-        forward = Forward(graph.source, (), names)
-        return forward(sample), forward(more)
-    except GradcamError:
-        return {}, {}  # the run itself will say what does not fit
+def types_of(graph: Graph, names: Iterable[str], *samples: Feeds) -> list[dict[str, Type]]:
+    """Return the types of values, shapes included, as a run of each sample shows them.
+
+    Of most the shape alone leaves the session: all values of a network at once are several times
+    as large as what it holds when it runs. Sequences have no type.
+    """
+    apart = set(names)
+    known = {n for n in apart & set(graph.types) if graph.type(n).dtype and "" in graph.opsets}
+    asked = {name: f"{name} shape" for name in known}
+    nodes = [
+        onnx.helper.make_node("Shape", [name], [asked[name]])
+        for name in graph.producer if name in asked
+    ]  # fmt: skip
+    forward = Forward(graph.source, (), [*(apart - known), *asked.values()], nodes=nodes)
+    return [
+        {name: kind for name in apart if (kind := _type(graph, name, asked, found))}
+        for found in map(forward, samples)
+    ]
+
+
+def _type(graph: Graph, name: str, asked: Mapping[str, str], found: Feeds) -> Type | None:
+    if name in asked:
+        return Type(graph.type(name).dtype, tuple(found[asked[name]].tolist()))
+    array = found[name]
+    if not isinstance(array, np.ndarray):
+        return None
+    return Type(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
 
 def _decided(graph: Graph, names: list[str], sample: Feeds, more: Feeds) -> Feeds:
     """Return those of the values that one item more does not change."""
-    first, second = _twice(graph, names, sample, more)
+    try:
+        forward = Forward(graph.source, (), names)
+        first, second = forward(sample), forward(more)
+    except GradcamError:
+        return {}  # the run itself will say what does not fit
     return {
         name: value
         for name, value in first.items()
@@ -125,14 +149,17 @@ def _measured(graph: Graph, counted: set[str], sample: Feeds, more: Feeds) -> di
         if name in graph.variable and name not in counted
         and any(isinstance(n, str) for n in (graph.type(name).shape or ("",))[1:])
     ]  # fmt: skip
-    first, second = _twice(graph, unsure, sample, more) if unsure else ({}, {})
+    try:
+        first, second = types_of(graph, unsure, sample, more) if unsure else ({}, {})
+    except GradcamError:
+        return {}
     found = {}
-    for name, one in first.items():
-        kind, two = graph.type(name), second[name]
-        if isinstance(one, np.ndarray) and kind.shape and one.ndim == two.ndim == len(kind.shape):
-            extents = zip(kind.shape, one.shape, two.shape, strict=True)
-            shape = tuple(a if a == b else known for known, a, b in extents)
-            found[name] = Type(kind.dtype, shape)
+    for name, kind in first.items():
+        shapes = graph.type(name).shape, kind.shape, second[name].shape
+        known, one, two = (shape or () for shape in shapes)
+        if len(known) == len(one) == len(two) > 0:
+            extents = zip(known, one, two, strict=True)
+            found[name] = Type(kind.dtype, tuple(a if a == b else free for free, a, b in extents))
     return found
 
 
