@@ -2,11 +2,12 @@
 
 Sample i of n output samples lies at (i + 0.5) * m / n - 0.5 of the m input samples, clamped to
 the border: what ``align_corners=False``, ``tf.image.resize`` and OpenCV's linear mode compute.
-Along one axis that is a matrix; a resize is one small matrix product per axis.
+Along one axis that is a matrix, of which a band alone is not zero: a resize is a few small matrix
+products per axis.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,30 @@ def interpolation_matrix(source: int, target: int) -> Array:
     return weights
 
 
+_BAND = 64
+"""Samples made by one product: fewer read fewer zeros, and are more calls."""
+
+
+class _Band(NamedTuple):
+    """Samples along one axis, the cells between the first and the last that they read, weights."""
+
+    samples: slice
+    cells: slice
+    weights: Array
+
+
+@lru_cache(maxsize=256)
+def _bands(source: int, target: int) -> tuple[_Band, ...]:
+    """Return the matrix of linear interpolation along one axis, cut to what is not zero."""
+    matrix, found = interpolation_matrix(source, target), []
+    for first in range(0, target, _BAND):
+        samples = slice(first, min(first + _BAND, target))
+        read = np.flatnonzero(matrix[samples].any(axis=0))
+        cells = slice(int(read[0]), int(read[-1]) + 1)
+        found.append(_Band(samples, cells, matrix[samples, cells]))
+    return tuple(found)
+
+
 def resize(maps: ArrayLike, size: tuple[int, ...]) -> Array:
     """Resize (N, *grid) maps to (N, *size), float32, one axis after another.
 
@@ -50,10 +75,12 @@ def resize(maps: ArrayLike, size: tuple[int, ...]) -> Array:
     for axis, target in reversed(list(enumerate(size, start=1))):
         if out.shape[axis] != target:
             head, tail = out.shape[:axis], out.shape[axis + 1 :]
-            matrix = interpolation_matrix(out.shape[axis], target)
-            if tail:
-                out = product(matrix, out.reshape(*head, len(matrix.T), -1))
-            else:
-                out = product(out.reshape(-1, len(matrix.T)), matrix.T)
+            given = out.reshape(*head, out.shape[axis], -1) if tail else out
+            out = np.empty((*head, target, *given.shape[axis + 1 :]), np.float32)
+            for samples, cells, weights in _bands(given.shape[axis], target):
+                if tail:
+                    product(weights, given[..., cells, :], out[..., samples, :])
+                else:
+                    product(given[..., cells], weights.T, out[..., samples])
             out = out.reshape(*head, target, *tail)
     return out

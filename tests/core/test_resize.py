@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradcam_multi.resize import interpolation_matrix, resize
+from gradcam_multi.resize import _bands, interpolation_matrix, resize
 
 
 def slow_sample(line, target, i):
@@ -30,7 +30,8 @@ def slow_resize(grid, size):
 @pytest.mark.parametrize(
     ("grid", "size"),
     [((7,), (50,)), ((7, 7), (224, 224)), ((4, 9), (97, 203)), ((13, 1), (26, 5)), ((8, 6), (5, 3)),
-     ((2, 3, 4), (5, 7, 9)), ((3, 3), (3, 3)), ((1, 1), (4, 4))],
+     ((2, 3, 4), (5, 7, 9)), ((3, 3), (3, 3)), ((1, 1), (4, 4)), ((90, 31), (400, 129)),
+     ((200, 3), (65, 64)), ((300,), (64,))],
     ids=str,
 )  # fmt: skip
 def test_equals_the_slow_reference(grid, size):
@@ -52,6 +53,17 @@ def test_rows_sum_to_one_and_the_cache_is_read_only():
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
     with pytest.raises(ValueError, match="read-only"):
         matrix[0, 0] = 5
+
+
+def test_the_work_grows_with_the_samples():
+    """Along one axis, by multiplications a sample; the whole matrix would take as many as cells."""
+    for cells in (7, 14, 56, 112, 1000):
+        bands = _bands(cells, 8 * cells)
+        assert sum(band.weights.size for band in bands) <= 8 * cells * (64 / 8 + 2)
+        rebuilt = np.zeros((8 * cells, cells), np.float32)
+        for band in bands:
+            rebuilt[band.samples, band.cells] = band.weights
+        np.testing.assert_array_equal(rebuilt, interpolation_matrix(cells, 8 * cells))
 
 
 def test_rank_mismatch():
