@@ -31,13 +31,14 @@ def weighted_terms(weights: NDArray[np.floating], activations: Array) -> Vectors
 
 def _total(values: Array) -> Vectors:
     """Sum over space, (N, C, P) -> (N, C), in float64: signed terms may cancel."""
-    total: Vectors = values.sum(-1, dtype=np.float64)
+    # In half the time of sum, which sets out anew for each of a few cells.
+    total: Vectors = np.einsum("ncp->nc", values, dtype=np.float64)
     return total
 
 
 def gradcam(_: Array, gradients: Array) -> Vectors:
     """Weigh each channel by its mean gradient (Selvaraju 2017, equations 1 and 2)."""
-    mean: Vectors = gradients.mean(-1, dtype=np.float64)
+    mean: Vectors = _total(gradients) / gradients.shape[-1]
     return mean
 
 
