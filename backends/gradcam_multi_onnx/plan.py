@@ -54,8 +54,9 @@ class Backward:
     """
 
     def __init__(self, graph: Graph, gradient: Gradient) -> None:
-        self.gradient, self._source = gradient, graph.source
+        self.gradient = gradient
         self.parts = take_parts(graph, gradient.model)
+        self._source = graph.source.as_frugal(bool(self.parts))
         self.whole = set(gradient.reads) - {part.source for part in self.parts.values()}
         _check(gradient)
 

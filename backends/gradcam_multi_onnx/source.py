@@ -24,7 +24,8 @@ class Source:
     """The serialised model, in memory or in a file, and the providers that its owner chose.
 
     `name` is what error messages call it; `stamp` is the file's size and time when opened.
-    `threads` are those of a session, 0 for as many as ONNX Runtime takes by itself.
+    `threads` are those of a session, 0 for as many as ONNX Runtime takes by itself; `frugal`
+    ones hold no more than they need, see `make_session`.
     External data may lie in one of the `folders` and does lie in `home`; `places` are where in the
     serialised model the initialisers are that an outline leaves out.
     """
@@ -38,6 +39,7 @@ class Source:
     home: Path | None = None
     places: Places = field(default_factory=dict, compare=False)
     threads: int = 0
+    frugal: bool = False
 
     @contextmanager
     def stream(self) -> Iterator[IO[bytes]]:
@@ -115,6 +117,10 @@ class Source:
     def at(self, home: Path) -> "Source":
         """Return the same with the folder of its external data known."""
         return self._with(home=home)
+
+    def as_frugal(self, frugal: bool) -> "Source":
+        """Return the same, to be run by sessions that are frugal or not."""
+        return self if frugal == self.frugal else self._with(frugal=frugal)
 
     def rewritten(self, data: bytes) -> "Source":
         """Return another model in memory, whose external data are where this one's are."""
