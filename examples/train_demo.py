@@ -104,15 +104,16 @@ def build(*, normalised: bool) -> nn.Sequential:
     return model
 
 
-def fit(scenes: list[Scene], *, name: str, epochs: int) -> nn.Sequential:
+def fit(
+    model: nn.Module, scenes: list[Scene], *, name: str, epochs: int, rate: float = TOP_RATE
+) -> None:
     """Train on the scenes with AdamW, a one-cycle rate and smoothed labels."""
     images, labels = to_tensors(scenes)
-    model = build(normalised=True)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-    optimiser = torch.optim.AdamW(model.parameters(), lr=TOP_RATE, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     steps = len(labels) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=TOP_RATE, total_steps=steps * epochs
+        optimiser, max_lr=rate, total_steps=steps * epochs
     )
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
     for epoch in range(epochs):
@@ -130,7 +131,6 @@ def fit(scenes: list[Scene], *, name: str, epochs: int) -> nn.Sequential:
                 losses += float(loss.detach())
         click.echo(f"{name}: epoch {epoch + 1}, mean loss {losses / steps:.3f}")
     model.eval()
-    return model
 
 
 def fold(model: nn.Sequential) -> dict[str, NDArray[np.float16]]:
@@ -150,6 +150,13 @@ def fold(model: nn.Sequential) -> dict[str, NDArray[np.float16]]:
             arrays[f"{name}.weight"] = weight.numpy().astype(np.float16)
             arrays[f"{name}.bias"] = bias.numpy().astype(np.float16)
     return arrays
+
+
+def write(path: Path, arrays: Mapping[str, NDArray[np.float16]]) -> None:
+    """Write a network's weights."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # keywords are arrays
+    path.write_bytes(buffer.getvalue())
 
 
 def load(name: NetworkName) -> nn.Sequential:
@@ -235,10 +242,9 @@ def main(names: tuple[NetworkName, ...], validation: int, threads: int, seed: in
         torch.manual_seed(seed)
         scenes = draw(plan.scenes, TRAINING_SEED, plan.marks, threads)
         drawn = time.perf_counter()
-        model = fit(scenes, name=name, epochs=plan.epochs)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **fold(model))  # type: ignore[arg-type]  # keywords are arrays
-        (DATA / f"{name}.npz").write_bytes(buffer.getvalue())
+        model = build(normalised=True)
+        fit(model, scenes, name=name, epochs=plan.epochs)
+        write(DATA / f"{name}.npz", fold(model))
         ended = time.perf_counter()
         click.echo(f"{name}: drawn in {drawn - began:.0f} s, trained in {ended - drawn:.0f} s")
         for figure, value in measure(name, unseen).items():

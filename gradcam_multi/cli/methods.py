@@ -16,7 +16,8 @@ def command(as_json: bool) -> None:
 
     C is the layer's number of channels, P its number of cells; --samples sets n. A map is blind to
     the class where it stays for another class, to the weights where it stays when all are redrawn:
-    with a rank correlation above 0.5 on the demo's network (docs/methods.md has the figures).
+    with a rank correlation above 0.5 on the demo's network, or on one of tokens where that has no
+    attention to explain (docs/methods.md has the figures).
     """
     if as_json:
         keys = ("name", "formula", "paper", "needs", "cost", "unit_free", "only_for")

@@ -61,7 +61,7 @@ def test_methods_are_listed_with_what_they_need_and_cost():
     assert [entry["name"] for entry in listed] == list(METHODS)
     assert listed[0]["formula"] == "r(sum_k mean(g_k) A_k)"
     assert listed[0]["blind_to"] == []
-    assert set(listed[0]["sanity"]) == {"weights", "classes"}
+    assert set(listed[0]["sanity"]) == {"weights", "classes", "network"}
 
 
 def test_an_unknown_method_is_said_before_a_model_is_opened(photo):
