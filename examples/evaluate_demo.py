@@ -131,21 +131,23 @@ def table(found: Evaluation) -> str:
         name += f", {SAMPLES[method]} masks" if method in SAMPLES else ""
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *(not_better(found, than) for than in (RANDOM, "random-cam"))]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def not_better(found: Evaluation, than: str) -> str:
     """Say which methods do not beat a baseline by two standard errors of the paired difference."""
-    poor = []
+    poor: dict[str, list[str]] = {}
     for name in found.metrics:
         sign = 1 if METRICS[name].better == "higher" else -1
         for method in found.methods:
             gain = sign * (found.values[method][name] - found.values[than][name])
             error = gain.std(ddof=1) / np.sqrt(len(gain))
             if method not in (RANDOM, than) and not gain.mean() > 2 * error:
-                poor.append(f"`{method}` in {name}")
+                poor.setdefault(name, []).append(f"`{method}`")
     baseline = "maps by lot" if than == RANDOM else f"`{than}`"
-    return f"- Not better than {baseline} by two standard errors: {', '.join(poor) or 'none'}."
+    lines = [f"Not better than {baseline} by two standard errors:{'' if poor else ' none.'}", ""]
+    lines += [f"- in {name}: {', '.join(methods)}" for name, methods in poor.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _largest_error(found: Evaluation) -> float:
