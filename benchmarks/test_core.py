@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from gradcam_multi import overlay
-from gradcam_multi.cam import rescale
+from gradcam_multi.cam import heatmaps
 from gradcam_multi.colormaps import colorize
-from gradcam_multi.resize import resize
 
 cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
 
@@ -36,8 +35,8 @@ def test_heatmaps(turns, record_turns):
         return np.stack([scaled(np.array(Image.fromarray(m).resize(size, how))) for m in maps])
 
     # The same work: OpenCV's linear interpolation is ours.
-    np.testing.assert_allclose(rescale(resize(maps, (224, 224))), opencv(), atol=1e-5)
-    times = turns(lambda: rescale(resize(maps, (224, 224))), {"opencv": opencv, "pillow": pillow})
+    np.testing.assert_allclose(heatmaps(maps, (224, 224)), opencv(), atol=1e-5)
+    times = turns(lambda: heatmaps(maps, (224, 224)), {"opencv": opencv, "pillow": pillow})
     record_turns("core", times, plain="opencv", method="heatmaps", size=f"{COUNT} of 224x224")
 
 

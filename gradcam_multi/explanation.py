@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradcam_multi.cam import Status, rescale
+from gradcam_multi.cam import Status, heatmaps, rescale
 from gradcam_multi.errors import ImageError
-from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
 from gradcam_multi.targets import (
     Activation,
@@ -113,7 +112,7 @@ class Explanation:
     @cached_property
     def heatmap(self) -> Array:
         """(N, *input spatial) float32 in [0, 1]: the map resized, then min-max scaled per item."""
-        return rescale(resize(self.cam, self.size))
+        return heatmaps(self.cam, self.size)
 
     @property
     def classes(self) -> tuple[int | None, ...]:
@@ -210,13 +209,13 @@ class Explanation:
                 f"the map of {self.layer!r} has {self.cam.ndim - 1} spatial axes, not 2"
             )
         if geometry is None:
-            return rescale(resize(self.cam, size))
+            return heatmaps(self.cam, size)
         each = geometry if isinstance(geometry, Sequence) else [geometry] * len(self)
         maps = np.stack([g.restore(m, fill=np.nan) for g, m in zip(each, self.cam, strict=True)])
         unseen = np.isnan(maps)
-        heatmaps = rescale(np.where(unseen, np.nanmin(maps, (1, 2), keepdims=True), maps))
-        heatmaps[unseen] = np.nan
-        return heatmaps
+        scaled = rescale(np.where(unseen, np.nanmin(maps, (1, 2), keepdims=True), maps))
+        scaled[unseen] = np.nan
+        return scaled
 
     def to_pil(self, images: Any = None, **options: Any) -> "Image.Image":
         """Draw the items side by side, each titled with its target and probability.

@@ -7,6 +7,7 @@ products per axis.
 """
 
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def resize(maps: ArrayLike, size: tuple[int, ...]) -> Array:
     for axis, target in reversed(list(enumerate(size, start=1))):
         if out.shape[axis] != target:
             head, tail = out.shape[:axis], out.shape[axis + 1 :]
-            given = out.reshape(*head, out.shape[axis], -1) if tail else out
+            given = out.reshape(*head, out.shape[axis], prod(tail)) if tail else out
             out = np.empty((*head, target, *given.shape[axis + 1 :]), np.float32)
             for samples, cells, weights in _bands(given.shape[axis], target):
                 if tail:

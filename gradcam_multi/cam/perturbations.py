@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
-from gradcam_multi.cam.scaling import is_flat, rescale
+from gradcam_multi.cam.scaling import heatmaps, is_flat
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
 
@@ -95,7 +95,7 @@ def _masked_scores(
         made = room(len(numbers))
         for row, number in zip(made, numbers, strict=True):
             sample, channel = divmod(number, channels)
-            mask = rescale(resize(activations[:, channel], size))
+            mask = heatmaps(activations[:, channel], size)
             mask = mask if change is None else change(mask, sample)
             np.multiply(image, mask[:, None], out=row)
         return made

@@ -10,8 +10,16 @@ from full_gradient_references import OF_BIASES
 from input_gradient_references import OF_INPUTS
 from legrad_references import OF_TOKENS
 
-from gradcam_multi.cam import GRADIENT_METHODS, METHODS, method_named, raw_maps, rescale
+from gradcam_multi.cam import (
+    GRADIENT_METHODS,
+    METHODS,
+    heatmaps,
+    method_named,
+    raw_maps,
+    rescale,
+)
 from gradcam_multi.errors import MethodError
+from gradcam_multi.resize import resize
 
 # float32 sums of up to 35 terms of magnitude about 1.
 TOLERANCE = 1e-5
@@ -267,6 +275,26 @@ def test_rescale_spans_zero_to_one_and_invents_no_contrast():
     assert not out[1].any()
     assert out[2].min() == 0
     assert out[2].max() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("count", "grid", "size"),
+    [(3, (7, 7), (224, 224)), (30, (5, 6), (150, 170)), (2, (4, 4), (4, 4)), (0, (3, 3), (6, 6)),
+     (3, (9,), (40,))],
+    ids=str,
+)  # fmt: skip
+def test_heatmaps_are_resized_and_rescaled_one_by_one(count, grid, size):
+    maps = np.random.default_rng(0).normal(size=(count, *grid)).astype(np.float32)
+    before = maps.copy()
+    found = heatmaps(maps, size)
+    assert found.shape == (count, *size)
+    assert not np.may_share_memory(found, maps)
+    np.testing.assert_array_equal(maps, before)
+    for one, heatmap in zip(maps, found, strict=True):
+        large = resize(one[None], size)[0]
+        # The same operations, in pieces of another width.
+        expected = (large - large.min()) / (large.max() - large.min())
+        np.testing.assert_allclose(heatmap, expected, rtol=0, atol=1e-6)
 
 
 WEIGHED = [name for name in GRADIENT_METHODS if METHODS[name].weigh]
