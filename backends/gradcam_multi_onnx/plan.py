@@ -138,13 +138,10 @@ class Plan:
         self.lent = {name: array for e in every for name, array in e.gradient.lent.items()}
         read = {name for each in every for name in each.whole}
         whole = {*read, *targets, *logits.values(), *self.kept} & set(graph.producer)
-        parts = {part for each in every for part in each.parts.values()}
-        cut = [
-            part for name in graph.producer for part in parts if part.source == name not in whole
-        ]
-        nodes = [node for part in cut for node in part.nodes()]
-        extra = whole | {part.name for part in cut}
-        self.forward = Forward(graph.source, logits, extra, self.lent, nodes)
+        parts = {part.name: part for each in every for part in each.parts.values()}
+        cut = {name: part.nodes() for name, part in parts.items() if part.source not in whole}
+        nodes = [node for each in cut.values() for node in each]
+        self.forward = Forward(graph.source, logits, whole | set(cut), self.lent, nodes)
         self.checked = False
         self._tails: dict[str, tuple[Tail, Forward | None]] = {}
 

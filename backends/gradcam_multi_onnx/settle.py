@@ -106,10 +106,7 @@ def types_of(graph: Graph, names: Iterable[str], *samples: Feeds) -> list[dict[s
     apart = set(names)
     known = {n for n in apart & set(graph.types) if graph.type(n).dtype and "" in graph.opsets}
     asked = {name: f"{name} shape" for name in known}
-    nodes = [
-        onnx.helper.make_node("Shape", [name], [asked[name]])
-        for name in graph.producer if name in asked
-    ]  # fmt: skip
+    nodes = [onnx.helper.make_node("Shape", [n], [shape]) for n, shape in sorted(asked.items())]
     forward = Forward(graph.source, (), [*(apart - known), *asked.values()], nodes=nodes)
     return [
         {name: kind for name in apart if (kind := _type(graph, name, asked, found))}

@@ -14,7 +14,7 @@ import tensorflow as tf
 from gradcam_multi.spec import Layer, TensorSpec
 from gradcam_multi_tensorflow import axes
 from gradcam_multi_tensorflow.calls import Call
-from gradcam_multi_tensorflow.cut import Function, ancestors, beside, cut, depending
+from gradcam_multi_tensorflow.cut import Function, beside, cut
 from gradcam_multi_tensorflow.guided import guided, hidden_relu, relus
 from gradcam_multi_tensorflow.listing import Listing, Node, list_layers
 from gradcam_multi_tensorflow.logits import before_activation
@@ -170,22 +170,7 @@ class Graph:
             return Backward(None)
         # What the gradient needs of the forward run is handed over; what it needs of weights
         # and constants alone is read again, so that no copy of a weight is held.
-        operations = ancestors(gradients)
-        after = depending(operations, [cotangent])
-        forward = depending(operations, self.inputs.values())
-        entries = {tensor.name for tensor in self.inputs.values()}
-        needed = {
-            source.name: source
-            for op in operations
-            if op.name in after
-            for source in op.inputs
-            if source.op.name not in after and (source.op.name in forward or source.name in entries)
-        }
-        needed |= {
-            grad.name: grad
-            for grad in gradients
-            if grad.op.name not in after and grad.op.name in forward
-        }
+        needed = beside(gradients, [cotangent], self.inputs.values())
         for key, tensor in needed.items():
             residuals.setdefault(key, tensor)
         order = list(residuals)

@@ -33,9 +33,8 @@ HIDDEN = [
 ]
 
 
-def model(nodes: list[onnx.NodeProto], opset: int = 18, outputs: tuple[str, ...] = ("y",)) -> bytes:
+def model(nodes: list[onnx.NodeProto], outputs: tuple[str, ...] = ("y",)) -> bytes:
     proto = graph_of([*HIDDEN, *nodes], ("N", TOKENS, WIDTH), WEIGHTS).source.parse()
-    proto.opset_import[0].version = opset
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return bytes(proto.SerializeToString())
