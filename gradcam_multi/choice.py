@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from gradcam_multi.errors import LayerError, NoDefaultLayerError
 from gradcam_multi.layers import Ends, check_channels, final_feature_map, residual_stream
-from gradcam_multi.spec import Layer, Model, Trace
+from gradcam_multi.sizes import image_sizes
+from gradcam_multi.spec import Inputs, Layer, Model, TensorSpec, Trace
 from gradcam_multi.tokens import FoldedTrace, Grid, Sizes, folding_of, grids_behind
 
 
@@ -59,6 +60,14 @@ def choose(listed: Sequence[Layer], named: str | None, output: Ends) -> Choice:
 def moved(choice: Choice) -> Choice:
     """Return the choice of the next layer upstream."""
     return replace(choice, name=choice.upstream[0], upstream=choice.upstream[1:])
+
+
+def map_rank(choice: Choice, inputs: Inputs, specs: Sequence[TensorSpec]) -> int:
+    """Return how many spatial axes a map of the layer has; a row of tokens lies over an image."""
+    ranks = {layer.name: len(layer.grid) for layer in choice.listed}
+    rank = ranks.get(choice.name) or ranks.get(str(choice.default), 0)  # it may be an alias
+    sizes = image_sizes(inputs, specs)
+    return len(sizes[0]) if sizes and rank < 2 else rank
 
 
 def check_items(name: str, found: int, given: int) -> None:

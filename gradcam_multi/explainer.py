@@ -1,6 +1,6 @@
 """The plan of an explanation, and its execution: resolve everything first, then run once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradcam_multi.cam import method_named, probed_maps
-from gradcam_multi.choice import Choice, check_items, choose, moved, on_grid, outputs_of
+from gradcam_multi.choice import Choice, check_items, choose, map_rank, moved, on_grid, outputs_of
 from gradcam_multi.errors import TargetError
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.fusion import Fuse, fused, fusion_named
@@ -29,7 +29,7 @@ from gradcam_multi.sizes import (
     spatial_size,
 )
 from gradcam_multi.smoothing import Smooth, smoothed, smoothing_named
-from gradcam_multi.spec import Folding, Inputs, Layer, Layout, Model, Trace
+from gradcam_multi.spec import Folding, InputName, Inputs, Layer, Layout, Model, Trace
 from gradcam_multi.targets import AnyTarget, as_targets, outputs_read, score_batch
 from gradcam_multi.targets import chosen_output as chosen_output  # for what opens models itself
 from gradcam_multi.tokens import FoldedTrace, fold_rows
@@ -93,6 +93,7 @@ class Explainer:
         self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
         self._resolved: dict[tuple[Any, Names], Choice] = {}
+        self._facts: set[Hashable] = set()
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
         """Explain a batch: one forward pass, and one step back from the target to the layer.
@@ -172,6 +173,19 @@ class Explainer:
             check_items(choice.name, len(trace.activations[0]), batch_count(inputs))
             yield trace
 
+    @contextmanager
+    def _first_run(self, inputs: Inputs, choice: Choice) -> Iterator[Trace]:
+        """Run once and keep what the method reads: the layer, or the input alone."""
+        rule = self.method.at_input
+        if rule is None:
+            with self._traced(inputs, choice) as trace:
+                yield trace
+            return
+        image = ImageInput(inputs, self.model.inputs, map_rank(choice, inputs, self.model.inputs))
+        image.check_floating()
+        with self.model.trace(inputs, [InputName(image.name)], relu=rule) as trace:
+            yield trace
+
     def _run(
         self, inputs: Inputs, rows: Sequence[Sequence[AnyTarget]], read: Sequence[Names]
     ) -> list[Explanation]:
@@ -198,7 +212,7 @@ class Explainer:
         read: Sequence[Names],
     ) -> tuple[list[Explanation], bool]:
         """The explanations at a layer, and whether only a prefix of its tokens has gradients."""
-        with self._traced(inputs, choice) as trace:
+        with self._first_run(inputs, choice) as trace:
             size = spatial_size(inputs, self.model.inputs, trace.activations[0])
             finite = finite_items(inputs)
             found, dead = [], []
@@ -230,6 +244,7 @@ class Explainer:
         probe = ModelProbe(
             self.model, inputs, trace, choice.name, Score(scored, output, score, activation),
             lambda other: self._traced(other, choice), self.settings, choice.listed,
+            self.method.at_input, self._facts,
         )  # fmt: skip
         whole = self.method.on_input or "attention" in self.method.needs
         if isinstance(trace, FoldedTrace) and not whole:

@@ -1,6 +1,6 @@
 """A batch under explanation, for methods that run its model again; implements `cam.Probe`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -114,8 +114,9 @@ class ModelProbe:
     """One run of a model, and the means to run it again; see `cam.Probe`.
 
     `traced` opens a run of the explained layer for other inputs, `listed` are the model's layers,
-    for methods that look for others. `passes` counts the forward
-    passes an item so far; a run from the layer on counts as one.
+    for methods that look for others. `at_input` says that the run kept the image instead of the
+    layer, and by which rule its gradient passes ReLU; `facts` are those found true of the
+    network. `passes` counts the forward passes an item so far; a run from the layer on is one.
     """
 
     def __init__(
@@ -128,8 +129,11 @@ class ModelProbe:
         traced: Callable[[Inputs], AbstractContextManager[Trace]],
         settings: Settings,
         listed: Sequence[Layer] = (),
+        at_input: ReluRule | None = None,
+        facts: set[Hashable] | None = None,
     ) -> None:
-        self._listed = listed
+        self._listed, self._at_input = listed, at_input
+        self._facts = set() if facts is None else facts
         self._model, self._inputs, self._trace = model, inputs, trace
         self._layer, self._score, self._traced = layer, score, traced
         self.seed, self.samples = settings.seed, settings.samples
@@ -206,11 +210,25 @@ class ModelProbe:
     def _image(self) -> ImageInput:
         return ImageInput(self._inputs, self._model.inputs, self.activations.ndim - 2)
 
-    def gradients_at(self, image: Array) -> Array:
-        """Return the derivative of the same scores with respect to the layer for another image."""
-        self.passes += 1
-        with self._traced(self._image.replaced(image)) as trace:
-            return trace.vjp(self._score.cotangents(trace))[0]
+    def once(self, fact: str, tried: Callable[[], bool]) -> None:
+        """Try whether a fact is true at this layer, unless it was found so before.
+
+        It is remembered of scores of classes alone: another target is another function.
+        """
+        classes = all(type(target) is ClassScore for target in self._score.targets)
+        known = (fact, self._layer, self._score.output, self.activations.shape[1:])
+        if not classes:
+            tried()
+        elif known not in self._facts and tried():
+            self._facts.add(known)
+
+    def gradients_at(self, count: int, make: Make) -> Iterator[Array]:
+        """Yield the derivative of the scores with respect to the layer, for variants of the image.
+
+        One array (N, C, *grid) for each of `count` variants.
+        """
+        for variants, gradients in self._varied(count, make, self._traced):
+            yield from gradients.reshape(variants, -1, *gradients.shape[1:])
 
     def image_gradients(
         self, count: int = 1, make: Make | None = None, *, relu: ReluRule = "plain"
@@ -220,21 +238,36 @@ class ModelProbe:
         With `make`, it is the mean over `count` variants of the image.
         """
         self._image.check_floating()
+        if make is None and relu == self._at_input:
+            return self._image.channels_first(self.gradients())
+
+        def traced(inputs: Inputs) -> AbstractContextManager[Trace]:
+            return self._model.trace(inputs, [InputName(self._image.name)], relu=relu)
+
         total: Scores | float = 0.0
-        for numbers in self._groups(count):
-            variants = len(numbers)
-            self.passes += variants
-            inputs = self._inputs
-            if make is not None:
-                made = make(numbers)
-                inputs = self._image.replaced(made.reshape(-1, *made.shape[2:]), variants)
-            with self._model.trace(inputs, [InputName(self._image.name)], relu=relu) as trace:
-                (gradient,) = trace.vjp(self._score.cotangents(trace, variants))
-            gradient = self._image.channels_first(gradient)
-            parts = gradient.reshape(variants, -1, *gradient.shape[1:])
+        for variants, gradients in self._varied(count, make, traced):
+            found = self._image.channels_first(gradients)
+            parts = found.reshape(variants, -1, *found.shape[1:])
             total = total + parts.sum(0, dtype=np.float64)
         mean: Array = np.asarray(total / count, np.float32)
         return mean
+
+    def _varied(
+        self,
+        count: int,
+        make: Make | None,
+        traced: Callable[[Inputs], AbstractContextManager[Trace]],
+    ) -> Iterator[tuple[int, Array]]:
+        """Run on variants of the image, or on itself; yield how many, and their gradients."""
+        for numbers in self._groups(count):
+            variants, inputs = len(numbers), self._inputs
+            self.passes += variants
+            if make is not None:
+                made = make(numbers)
+                inputs = self._image.replaced(made.reshape(-1, *made.shape[2:]), variants)
+            with traced(inputs) as trace:
+                gradients = trace.vjp(self._score.cotangents(trace, variants))[0]
+            yield variants, gradients
 
     def full_gradients(self) -> FullGradients:
         """Return what the image, further inputs, and the layers' biases contribute to the score."""

@@ -71,4 +71,6 @@ def _variants(image: Array, how: Smooth, settings: Settings) -> Iterator[Array]:
             resized = resize(image.reshape(-1, *size), other)
             yield resized.reshape(-1, channels, *other)
     else:
-        yield from noisy_images(image, settings.samples or NOISY_COPIES, settings.seed)
+        noisy = noisy_images(image, settings.seed)
+        for number in range(settings.samples or NOISY_COPIES):
+            yield noisy(range(number, number + 1))[0]

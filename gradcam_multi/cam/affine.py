@@ -1,7 +1,8 @@
 """Methods of networks that are affine from the layer to the logits: CAM and Shapley-CAM.
 
-Whether a network is so is asked of itself, by runs from the layer on with other activations. Each
-function takes a `Probe` and returns the weights of the channels, `(N, C)`.
+Whether a network is so is asked of itself, by runs from the layer on with other activations: once
+for each explainer, layer and shape, since weights may change and what is between them does not.
+Each function takes a `Probe` and returns the weights of the channels, `(N, C)`.
 """
 
 from functools import partial
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
-from gradcam_multi.errors import LayerError
+from gradcam_multi.errors import LayerError, TargetError
 from gradcam_multi.spec import Array
 
 MEAN_AND_DENSE = "global mean pooling and one dense layer behind the layer"
@@ -37,17 +38,33 @@ def cam(probe: Probe) -> Scores:
     spread = np.ptp(flat, axis=-1).max(1)
     if (spread > _TOLERANCE * size)[sound].any():
         raise _refused("cam", "the gradient differs between the cells of a channel", MEAN_AND_DENSE)
-    step = _step(activations)
-    here, ahead, back = (
-        probe.replayed_scores(1, partial(_one, point))[0]
-        for point in (activations, activations + step, activations - step)
-    )
-    moved = (flat * step.reshape(flat.shape)).sum((1, 2))
-    for score, expected in ((ahead, moved), (back, -moved)):
-        missing, size = score - here - expected, np.maximum(np.abs(score), np.abs(here))
-        if (np.abs(missing) > _TOLERANCE * np.maximum(size, np.abs(moved)))[sound].any():
-            raise _refused("cam", "the score is no sum over the channels' means", MEAN_AND_DENSE)
+    probe.once(MEAN_AND_DENSE, partial(_foretold, probe, flat, sound))
     return weights
+
+
+def _foretold(probe: Probe, slope: Scores, sound: NDArray[np.bool_]) -> bool:
+    """Whether the logits of all classes are affine, and all items were sound enough to tell.
+
+    Raises LayerError where the slope (N, C, P) does not foretell the score far from here.
+    """
+    activations = probe.activations
+    step = _step(activations)
+    points = (activations, activations + step, activations - step)
+    try:
+        own = np.arange(len(activations)), np.array(probe.classes)
+        every = np.stack([probe.replayed_logits(1, partial(_one, point))[0] for point in points])
+    except TargetError:  # a score that is about no class
+        own = np.arange(len(activations)), np.zeros(len(activations), np.intp)
+        every = np.stack([probe.replayed_scores(1, partial(_one, p))[0] for p in points])[..., None]
+    here, ahead, back = every
+    moved = (slope * step.reshape(slope.shape)).sum((1, 2))
+    for score, expected in ((ahead[own], moved), (back[own], -moved)):
+        missing = np.abs(score - here[own] - expected)
+        size = np.max(np.abs([score, here[own], moved]), axis=0)
+        if (missing > _TOLERANCE * size)[sound].any():
+            raise _refused("cam", "the score is no sum over the channels' means", MEAN_AND_DENSE)
+    straight = np.abs(ahead + back - 2 * here) <= _TOLERANCE * np.abs(every).max((0, 2))[:, None]
+    return bool(sound.all() and straight.all())
 
 
 def shapleycam(probe: Probe) -> Scores:
@@ -59,18 +76,11 @@ def shapleycam(probe: Probe) -> Scores:
     TargetError for a target that is about no class.
     """
     activations, chosen = probe.activations, probe.classes
-    step = _step(activations)
-    zero, here, *far = (
-        probe.replayed_logits(1, partial(_one, point))[0]
-        for point in (0 * step, activations, step, -step, activations + step, activations - step)
-    )
-    moved = here - zero  # J A
     sound = _finite(activations)
-    for start, end in ((far[0], far[2]), (far[1], far[3])):
-        missing = np.abs(end - start - moved).max(1)
-        size = np.abs([start, end, here, zero]).max((0, 2))
-        if (missing > _TOLERANCE * size)[sound].any():
-            raise _refused("shapley-cam", "the logits are not affine in the activations", AFFINE)
+    nothing = np.zeros_like(activations)
+    here, (zero,) = probe.logits, probe.replayed_logits(1, partial(_one, nothing))
+    moved = here - zero  # J A
+    probe.once(AFFINE, partial(_affine, probe, moved, sound))
     exponential = np.exp(here - here.max(1, keepdims=True))
     p = exponential / exponential.sum(1, keepdims=True)
     # (2 e_c - p) - F J A / 2, F = p p^T - diag(p)
@@ -79,6 +89,24 @@ def shapleycam(probe: Probe) -> Scores:
     cotangents[~sound] = 0  # NaN of one item would spread over a batch that is scaled as a whole
     flat = (*activations.shape[:2], -1)
     return gradcam(activations.reshape(flat), probe.pulled(cotangents).reshape(flat))
+
+
+def _affine(probe: Probe, moved: Scores, sound: NDArray[np.bool_]) -> bool:
+    """Whether all items are sound; raise where the activations move some logits by less or more.
+
+    `moved` (N, classes) is what they add to the logits of zero.
+    """
+    activations = probe.activations
+    step = _step(activations)
+    for start in (step, -step):
+        before, after = (
+            probe.replayed_logits(1, partial(_one, point))[0]
+            for point in (start, start + activations)
+        )
+        size = np.abs([before, after, moved]).max((0, 2))
+        if (np.abs(after - before - moved).max(1) > _TOLERANCE * size)[sound].any():
+            raise _refused("shapley-cam", "the logits are not affine in the activations", AFFINE)
+    return bool(sound.all())
 
 
 def _one(point: Array, _: range) -> Array:

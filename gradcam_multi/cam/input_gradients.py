@@ -29,11 +29,7 @@ def smoothgrad(probe: Probe) -> Array:
     The noise is normal, its deviation 15 per cent of each item's range of values.
     """
     samples = probe.samples or SMOOTHGRAD_SAMPLES
-    noisy = noisy_images(probe.image, samples, probe.seed)
-
-    def make(numbers: range) -> Array:
-        return np.stack([next(noisy) for _ in numbers])
-
+    make = noisy_images(probe.image, probe.seed)
     return _largest(_left(probe, probe.image_gradients(samples, make)))
 
 

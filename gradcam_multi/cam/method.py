@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam.gradients import weighted
 from gradcam_multi.cam.probe import Probe
-from gradcam_multi.spec import Array
+from gradcam_multi.spec import Array, ReluRule
 
 Need = Literal["gradients", "replays", "inputs", "biases", "attention"]
 Combine = Callable[[Array, Array], Array]
@@ -29,7 +29,9 @@ class Method:
     evidence is cut from the map; without it the signed map stays. `needs` says what it takes beyond
     the activations: "gradients", "replays" from the layer on, changed "inputs", the "biases" of all
     layers, the "attention" of all blocks. `cost` is the number of forward passes an item, in words.
-    `on_input` says that the map has the input's size, and is about no layer. `unit_free` says that
+    `on_input` says that the map has the input's size, and is about no layer; `at_input` that it is
+    made of the one gradient at the input, which passes ReLU by that rule: the first run then keeps
+    the input instead of a layer, and no second is needed. `unit_free` says that
     the heatmap does not depend on the unit of the logits; a probability does. `only_for` says of
     which networks alone it is defined.
     """
@@ -44,6 +46,7 @@ class Method:
     needs: tuple[Need, ...] = ("gradients",)
     cost: str = "1"
     on_input: bool = False
+    at_input: ReluRule | None = None
     unit_free: bool = True
     weigh: Weigh | None = None
     only_for: str = ""

@@ -63,7 +63,7 @@ METHODS: dict[str, Method] = {
             "Zhou 2016, arXiv:1512.04150",
             **by_probing(affine.cam),
             needs=("gradients", "replays"),
-            cost="4",
+            cost="4, later 1",
             relu=False,
             only_for=affine.MEAN_AND_DENSE,
         ),
@@ -73,7 +73,7 @@ METHODS: dict[str, Method] = {
             "Cai 2025, arXiv:2501.06261",
             **by_probing(affine.shapleycam),
             needs=("gradients", "replays"),
-            cost="7",
+            cost="6, later 2",
             unit_free=False,
             only_for=affine.AFFINE,
         ),
@@ -196,9 +196,9 @@ METHODS: dict[str, Method] = {
             "max_c abs(dS/dx_c), c the input's channels",
             "Simonyan 2013, arXiv:1312.6034",
             probe=input_gradients.saliency,
-            cost="2",
             relu=False,
             on_input=True,
+            at_input="plain",
         ),
         row(
             "smoothgrad",
@@ -224,9 +224,9 @@ METHODS: dict[str, Method] = {
             "saliency, at each ReLU only what is positive handed back",
             "Springenberg 2015, arXiv:1412.6806",
             probe=input_gradients.guided_backprop,
-            cost="2",
             relu=False,
             on_input=True,
+            at_input="guided",
         ),
         row(
             "guided-gradcam",
@@ -271,8 +271,9 @@ METHODS: dict[str, Method] = {
 }
 GRADIENT_METHODS = tuple(name for name, method in METHODS.items() if method.combine)
 """Those that are functions of activations and gradients, which `raw_maps` can make by itself."""
-ONE_PASS = tuple(name for name, method in METHODS.items() if method.cost == "1")
-"""Those that run the model once; the others run it twice to thousands of times an item."""
+ONE_PASS = tuple(name for name, m in METHODS.items() if m.cost == "1" and not m.on_input)
+"""Those that explain a layer by one run; other methods of layers run the model up to thousands of
+times an item."""
 
 
 def method_named(name: str) -> Method:

@@ -6,7 +6,7 @@ numbers come from NumPy, one draw for all items of a batch: a map is then the sa
 stand beside it, and in every framework.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.cam.gradients import gradcam
-from gradcam_multi.cam.probe import Probe, Scores
+from gradcam_multi.cam.probe import Make, Probe, Scores
 from gradcam_multi.cam.scaling import heatmaps, is_flat
 from gradcam_multi.resize import resize
 from gradcam_multi.spec import Array
@@ -93,11 +93,12 @@ def _masked_scores(
 
     def make(numbers: range) -> Array:
         made = room(len(numbers))
-        for row, number in zip(made, numbers, strict=True):
-            sample, channel = divmod(number, channels)
-            mask = heatmaps(activations[:, channel], size)
-            mask = mask if change is None else change(mask, sample)
-            np.multiply(image, mask[:, None], out=row)
+        maps = activations[:, [number % channels for number in numbers]].swapaxes(0, 1)
+        masks = heatmaps(maps.reshape(-1, *maps.shape[2:]), size)
+        masks = masks.reshape(*maps.shape[:2], *size)
+        for row, number, mask in zip(made, numbers, masks, strict=True):
+            changed = mask if change is None else change(mask, number // channels)
+            np.multiply(image, changed[:, None], out=row)
         return made
 
     scores = probe.image_scores(channels * samples, make, probability=probability)
@@ -200,10 +201,12 @@ def smooth_gradcam_plus_plus(probe: Probe) -> Scores:
     activations = probe.activations
     flat = activations.reshape(*activations.shape[:2], -1)
     moments = np.zeros((3, *flat.shape))
-    for noisy in noisy_images(probe.image, samples, probe.seed):
-        gradients = probe.gradients_at(noisy).astype(np.float64)
-        for power, moment in enumerate(moments, start=1):
-            moment += gradients.reshape(flat.shape) ** power / samples
+    for found in probe.gradients_at(samples, noisy_images(probe.image, probe.seed)):
+        gradients = found.reshape(flat.shape).astype(np.float64)
+        power = gradients / samples
+        for moment in moments:
+            moment += power
+            power *= gradients
     scale = np.sqrt(moments[1].max((1, 2), keepdims=True))  # float64: squares do not underflow
     units = [
         np.divide(m, scale**p, where=scale > 0, out=np.zeros(m.shape))
@@ -215,13 +218,22 @@ def smooth_gradcam_plus_plus(probe: Probe) -> Scores:
     return weights
 
 
-def noisy_images(image: Array, samples: int, seed: int) -> Iterator[Array]:
-    """Yield (N, channels, *size) images with normal noise of 15 per cent of each item's range."""
+def noisy_images(image: Array, seed: int) -> Make:
+    """Make (N, channels, *size) images with normal noise of 15 per cent of each item's range."""
     axes = tuple(range(1, image.ndim))
     spread = np.nan_to_num(image.max(axes, keepdims=True) - image.min(axes, keepdims=True))
-    for sample in range(samples):
-        rng = np.random.default_rng([seed, sample])
-        yield image + spread * rng.normal(0, SMOOTH_NOISE, image.shape[1:]).astype(np.float32)
+    room = _room(image.shape)
+
+    def make(numbers: range) -> Array:
+        made = room(len(numbers))
+        for row, number in zip(made, numbers, strict=True):
+            rng = np.random.default_rng([seed, number])
+            noise = rng.normal(0, SMOOTH_NOISE, image.shape[1:]).astype(np.float32)
+            np.multiply(spread, noise, out=row)
+            row += image
+        return made
+
+    return make
 
 
 def rise(probe: Probe) -> Array:

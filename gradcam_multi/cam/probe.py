@@ -77,8 +77,17 @@ class Probe(Protocol):
     def pulled(self, cotangents: Scores) -> Array:
         """Multiply (N, classes) cotangents of the logits back to the layer."""
 
-    def gradients_at(self, image: Array) -> Array:
-        """Return the derivative of the same scores with respect to the layer for another image."""
+    def once(self, fact: str, tried: Callable[[], bool]) -> None:
+        """Try whether a fact is true of the network, unless it was found so before.
+
+        `tried` raises where it is not, and returns whether it was tried with every item.
+        """
+
+    def gradients_at(self, count: int, make: Make) -> Iterator[Array]:
+        """Yield the derivative of the scores with respect to the layer, for variants of the image.
+
+        One array (N, C, *grid) for each of `count` variants, which are made in order.
+        """
 
     def image_gradients(
         self, count: int = 1, make: Make | None = None, *, relu: ReluRule = "plain"

@@ -156,8 +156,9 @@ def test_every_method_is_of_one_kind_and_needs_what_that_kind_needs():
         assert (method.needs == ()) == (method.project is not None or method.name == "random-cam")
         assert method.weigh is None or method.project is None
         further = {"attention", "biases", "inputs", "replays"}.intersection(method.needs)
-        again = further or method.name in OF_INPUTS
+        again = further or (method.name in OF_INPUTS and method.at_input is None)
         assert (method.cost == "1") == (not again)
+        assert method.on_input or method.at_input is None
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

@@ -30,6 +30,13 @@ class Head:
     def gradients(self):
         return self.pulled(np.eye(CLASSES)[self.classes])
 
+    @property
+    def logits(self):
+        return np.array([self.of(a.astype(float)) for a in self.activations])
+
+    def once(self, fact, tried):
+        tried()
+
     def pulled(self, cotangents):
         pairs = zip(self.activations, cotangents, strict=True)
         return np.stack([self.gradient(a.astype(float), row) for a, row in pairs]).astype(
@@ -224,3 +231,37 @@ def test_a_network_of_tokens_is_refused():
     for name in OF_AFFINE:
         with pytest.raises(gm.LayerError, match=f"{name} was asked for at a layer where"):
             gm.explain(network, inputs_of(network, 2), [0, 1], method=name)
+
+
+@pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # some items have no evidence
+@pytest.mark.parametrize(("name", "first", "later"), [("cam", 4, 1), ("shapley-cam", 6, 2)])
+def test_a_network_is_tried_once_for_all_its_classes(name, first, later):
+    network, inputs, broken = probe_network(softmax=True), probe_inputs(2), probe_inputs(2)
+    broken[1] = np.nan
+    explainer = gm.Explainer(network, method=name)
+    assert explainer(broken, [0, 1]).cost == first
+    assert explainer(inputs, [0, 1]).cost == first  # of the broken item nothing was seen
+    assert explainer(inputs, [2, 3]).cost == later
+    assert explainer(probe_inputs(3), 4).cost == later
+    fresh = gm.explain(network, inputs, [2, 3], method=name)
+    np.testing.assert_array_equal(explainer(inputs, [2, 3]).cam, fresh.cam)
+    several = gm.Explainer(network, method=name, layer=["relu2", "relu1"], fuse="mean")
+    with pytest.raises(gm.LayerError, match=f"{name} was asked for at a layer where"):
+        several(inputs, 1)
+
+
+def test_what_was_tried_for_classes_says_nothing_of_other_scores():
+    explainer, inputs = gm.Explainer(probe_network(softmax=True), method="cam"), probe_inputs(2)
+    explainer(inputs, 1)
+    with pytest.raises(gm.LayerError, match="no sum over the channels' means"):
+        explainer(inputs, gm.Probability(1))
+
+
+def test_a_class_that_is_affine_beside_others_that_are_not_is_tried_each_time():
+    head, _ = pooled_head((4, 5), 2)
+    head.classes = [0, 0]
+    other, tried = head.of, []
+    head.of = lambda a: np.append(other(a)[:1], np.maximum(other(a)[1:], 0))
+    head.once = lambda fact, find: tried.append(find())
+    maps_of("cam", head)
+    assert tried == [False]

@@ -109,7 +109,8 @@ def test_forward_passes_are_those_that_are_stated(method, monkeypatch):
     assert found.cost == stated
     assert sum(count for count, _ in runs) == 2 * stated
     assert max(count for count, _ in runs) <= 6  # never more than a batch
-    assert {relu for _, relu in runs} == {"plain", "guided"} if method in GUIDED else {"plain"}
+    rules = {"guided-backprop": {"guided"}, "guided-gradcam": {"plain", "guided"}}
+    assert {relu for _, relu in runs} == rules.get(method, {"plain"})
 
 
 @pytest.mark.parametrize("baseline", [0.0, 0.5, "a colour", "noise"])

@@ -60,8 +60,11 @@ class MadeUpProbe:
     def pulled(self, cotangents):
         return np.stack([self.model.pulled(row) for row in cotangents]).astype(np.float32)
 
-    def gradients_at(self, images):
-        return np.stack([self.model.gradient_at(image) for image in images]).astype(np.float32)
+    def gradients_at(self, count, make):
+        for start in range(0, count, 3):
+            for images in make(range(start, min(start + 3, count))):
+                gradients = [self.model.gradient_at(image) for image in images]
+                yield np.stack(gradients).astype(np.float32)
 
     def image_scores(self, count, make, *, probability=False):
         return self._scores(count, make, self.model.image_logits, probability)
@@ -254,7 +257,7 @@ COSTS = {
     "ss-cam": (1 + 8 * SAMPLES, 1 + 8 * SAMPLES), "is-cam": (1 + 8 * SAMPLES, 1 + 8 * SAMPLES),
     "smoothgradcam++": (1 + SAMPLES, 1 + SAMPLES), "rise": (1 + SAMPLES, 1 + SAMPLES),
     # 9 and 64 variants from the layer on, three at a time, and three copies to start from.
-    "cam": (1 + 3, 1), "shapley-cam": (1 + 6, 1),
+    "cam": (1 + 3, 1), "shapley-cam": (1 + 5, 1),
     "ablationcam": (1 + 3 + 9, 1 + 3), "recipro-cam": (1 + 3 + 66, 1 + 3),
 }  # fmt: skip
 
