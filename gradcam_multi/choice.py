@@ -63,10 +63,15 @@ def moved(choice: Choice) -> Choice:
 
 
 def map_rank(choice: Choice, inputs: Inputs, specs: Sequence[TensorSpec]) -> int:
-    """Return how many spatial axes a map of the layer has; a row of tokens lies over an image."""
-    ranks = {layer.name: len(layer.grid) for layer in choice.listed}
-    rank = ranks.get(choice.name) or ranks.get(str(choice.default), 0)  # it may be an alias
-    sizes = image_sizes(inputs, specs)
+    """Return how many spatial axes a map of the layer has; a row of tokens lies over an image.
+
+    Raises LayerError where the layer has no grid.
+    """
+    listed = {layer.name: layer for layer in choice.listed}
+    layer = listed.get(choice.name) or listed.get(str(choice.default))  # it may be an alias
+    if layer is not None and layer.shape is not None:
+        _check_grid(choice.name, layer.shape)
+    rank, sizes = len(layer.grid) if layer else 0, image_sizes(inputs, specs)
     return len(sizes[0]) if sizes and rank < 2 else rank
 
 
@@ -85,11 +90,7 @@ def on_grid(trace: Trace, choice: Choice, sizes: Sizes, grid: Grid | None) -> Tr
     Raises LayerError where the layer has no grid, or its tokens cannot be placed.
     """
     shape = trace.activations[0].shape
-    if len(shape) < 3:
-        raise LayerError(
-            f"layer {choice.name!r} makes {shape}: a map needs a layer with a grid; "
-            "`gradcam layers` lists them"
-        )
+    _check_grid(choice.name, shape)
     if len(shape) > 3:
         if grid not in (None, shape[2:]):
             raise LayerError(
@@ -99,3 +100,11 @@ def on_grid(trace: Trace, choice: Choice, sizes: Sizes, grid: Grid | None) -> Tr
         return trace
     folding = folding_of(choice.name, shape[2], choice.grids[choice.name], sizes, grid)
     return trace if folding is None else FoldedTrace(trace, folding)
+
+
+def _check_grid(name: str, shape: tuple[int | None, ...]) -> None:
+    if len(shape) < 3:
+        raise LayerError(
+            f"layer {name!r} makes {shape}: a map needs a layer with a grid; `gradcam layers` "
+            "lists them"
+        )

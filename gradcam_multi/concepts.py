@@ -12,6 +12,7 @@ from gradcam_multi.cam.factorization import factorize
 from gradcam_multi.colormaps import DEFAULT_COLORMAP
 from gradcam_multi.errors import ImageError, InputError
 from gradcam_multi.explainer import Explainer, chosen_output
+from gradcam_multi.finite import finite_rows
 from gradcam_multi.geometry import Geometry
 from gradcam_multi.panel import PanelEntry, PanelRow, Scale, panel
 from gradcam_multi.resize import resize
@@ -165,7 +166,7 @@ def concepts(model: Any, inputs: Inputs, number: int = 5, **explainer: Any) -> C
             parts.append(trace.activations[0])
     activations = np.concatenate(parts)
     grid, channels = activations.shape[2:], activations.shape[1]
-    sound = finite_items(inputs) & np.array([np.isfinite(item).all() for item in activations])
+    sound = finite_items(inputs) & finite_rows(activations)
     rows = np.moveaxis(np.maximum(activations[sound], 0), 1, -1).reshape(-1, channels)
     if not 1 <= number <= min(rows.shape):
         raise InputError(

@@ -15,10 +15,10 @@ from gradcam_multi.spec import Array
 from gradcam_multi.targets import (
     Activation,
     AnyTarget,
-    Target,
     class_name,
     class_scores,
     probability,
+    reads_rows,
 )
 
 if TYPE_CHECKING:  # Pillow is imported when a picture is asked for
@@ -304,7 +304,7 @@ class Explanation:
 
 def _probability_of(target: AnyTarget) -> Callable[[np.ndarray], float] | None:
     """How to read a target's probability from those of all classes; None where it has none."""
-    if not isinstance(target, Target):
+    if not reads_rows(target):
         return None
     own: Callable[[np.ndarray], float] | None = getattr(target, "probability_of", None)
     index = getattr(target, "index", None)
@@ -317,6 +317,7 @@ def _are_probabilities(rows: np.ndarray) -> np.ndarray:
     """(N,) whether rows of several scores are probabilities of classes that exclude each other."""
     if rows.shape[1] < 2:
         return np.zeros(len(rows), np.bool_)
-    # Rounded to half precision, they still sum to 1 but for 11 bits of each.
-    found: np.ndarray = (rows >= 0).all(1) & (np.abs(rows.sum(1) - 1) < 1e-3)
+    found = np.asarray((rows >= 0).all(1))
+    if found.any():  # rounded to half precision, they still sum to 1 but for 11 bits of each
+        found &= np.abs(rows.sum(1) - 1) < 1e-3
     return found

@@ -23,8 +23,8 @@ from gradcam_multi.targets import (
     ClassScore,
     Probability,
     Scored,
-    Target,
     class_scores,
+    reads_rows,
 )
 from gradcam_multi.targets import probability as probability_of
 
@@ -160,7 +160,7 @@ class ModelProbe:
     def classes(self) -> list[int]:
         """The class that each item's target is about; TargetError where one is about none."""
         found = [
-            getattr(target, "index", None) if isinstance(target, Target) else None
+            getattr(target, "index", None) if reads_rows(target) else None
             for target in self._score.targets
         ]
         for target, index in zip(self._score.targets, found, strict=True):

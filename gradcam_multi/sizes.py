@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import InputError
+from gradcam_multi.finite import finite_rows
 from gradcam_multi.spec import Array, Inputs, TensorSpec
 
 
@@ -78,11 +79,7 @@ def finite_items(inputs: Inputs) -> NDArray[np.bool_]:
         except (TypeError, RuntimeError):
             continue  # on another device, or part of a graph: the activations will tell
         if values.dtype.kind == "f":
-            # One pass; a sum is finite unless an addend is not, or it overflows: only then look.
-            with np.errstate(all="ignore"):
-                doubtful = ~np.isfinite(values.reshape(len(values), -1).sum(1))
-            for index in np.flatnonzero(doubtful):
-                finite[index] &= bool(np.isfinite(values[index]).all())
+            finite &= finite_rows(values)
     return finite
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
 from gradcam_multi.errors import LayerError, TargetError
+from gradcam_multi.finite import finite_rows
 from gradcam_multi.spec import Array
 
 MEAN_AND_DENSE = "global mean pooling and one dense layer behind the layer"
@@ -32,7 +33,7 @@ def cam(probe: Probe) -> Scores:
     """
     gradients, activations = probe.gradients(), probe.activations
     flat = gradients.reshape(*gradients.shape[:2], -1).astype(np.float64)
-    sound = _finite(activations) & _finite(gradients)
+    sound = finite_rows(activations) & finite_rows(gradients)
     weights: Scores = flat.sum(-1)
     size = np.abs(flat).max((1, 2))
     spread = np.ptp(flat, axis=-1).max(1)
@@ -76,7 +77,7 @@ def shapleycam(probe: Probe) -> Scores:
     TargetError for a target that is about no class.
     """
     activations, chosen = probe.activations, probe.classes
-    sound = _finite(activations)
+    sound = finite_rows(activations)
     nothing = np.zeros_like(activations)
     here, (zero,) = probe.logits, probe.replayed_logits(1, partial(_one, nothing))
     moved = here - zero  # J A
@@ -125,10 +126,6 @@ def _step(activations: Array) -> Array:
     largest[largest == 0] = 1
     step: Array = (_STEP * largest * direction).astype(np.float32)
     return step
-
-
-def _finite(array: Array) -> NDArray[np.bool_]:
-    return np.array([np.isfinite(item).all() for item in array], np.bool_)
 
 
 def _refused(method: str, found: str, needed: str) -> LayerError:

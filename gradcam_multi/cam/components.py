@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradcam_multi.errors import LayerError
+from gradcam_multi.finite import finite_rows
 from gradcam_multi.spec import Array
 
 Vectors = NDArray[np.float64]
@@ -100,7 +101,7 @@ def _centred(features: NDArray[np.floating]) -> tuple[Vectors, Vectors]:
     what they are.
     """
     wide = features.astype(np.float64)
-    wide[~np.isfinite(wide).all((1, 2))] = 0
+    wide[~finite_rows(wide)] = 0
     largest = np.abs(wide).max((1, 2), keepdims=True)
     np.divide(wide, largest, out=wide, where=largest > 0)
     wide -= wide.mean(-1, keepdims=True)

@@ -16,6 +16,7 @@ from gradcam_multi.cam.methods import GRADIENT_METHODS, METHODS
 from gradcam_multi.cam.probe import Probe
 from gradcam_multi.cam.scaling import is_flat
 from gradcam_multi.errors import MethodError
+from gradcam_multi.finite import finite_and_zero, finite_rows
 from gradcam_multi.spec import Array
 
 Status = Literal["ok", "all_negative", "zero_gradient", "constant", "nonfinite"]
@@ -144,17 +145,17 @@ def _with_status(
     status[is_flat(low, high)] = "constant"
     if method.relu:
         status[(high <= 0) & (low < 0)] = "all_negative"
-    if len(tensors) > 1:
-        status[~np.any(tensors[1], axis=(1, 2))] = "zero_gradient"
-    elif method.needs:  # nothing that was tried changed the score, though there was what to try
+    finite, zero = finite_and_zero(tensors[-1])
+    for tensor in tensors[:-1]:  # a method may step over a NaN, as where a channel has no weight
+        finite &= finite_rows(tensor)
+    if len(tensors) == 1:  # nothing that was tried changed the score, though there was what to try
         varied = (tensors[0].max(-1) > tensors[0].min(-1)).any(-1)
-        status[~signed.any(-1) & varied] = "zero_gradient"
-    finite = np.isfinite(low) & np.isfinite(high)
+        zero = ~signed.any(-1) & varied & bool(method.needs)
+    status[zero] = "zero_gradient"
+    finite &= np.isfinite(low) & np.isfinite(high)
     if finite_inputs is not None:
         finite &= finite_inputs
-    for tensor in tensors:  # a method may step over a NaN, as where a channel has no weight
-        finite &= np.isfinite(tensor).all((1, 2))
     status[~finite] = "nonfinite"
     out = np.maximum(signed, 0) if method.relu else signed
-    out[np.isin(status.astype(str), ("zero_gradient", "nonfinite"))] = 0
+    out[zero | ~finite] = 0
     return out.reshape(len(out), *grid), tuple(status)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError
 from gradcam_multi.explainer import Explainer, chosen_output
 from gradcam_multi.spec import Array, Inputs, Layout
-from gradcam_multi.targets import AnyTarget, Target, class_scores, probability, score_batch
+from gradcam_multi.targets import AnyTarget, class_scores, probability, reads_rows, score_batch
 
 Vector = NDArray[np.float64]
 Items = NDArray[np.intp]
@@ -76,7 +76,7 @@ class ModelScore:
 
 def _class(target: AnyTarget) -> tuple[int] | None:
     """The class of a row of scores that a target is about, if it is about one."""
-    index = getattr(target, "index", None) if isinstance(target, Target) else None
+    index = getattr(target, "index", None) if reads_rows(target) else None
     return (index,) if isinstance(index, int) else None
 
 

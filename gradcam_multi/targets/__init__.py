@@ -24,7 +24,14 @@ from gradcam_multi.targets.combinations import Binary, ClassDifference, MultiLab
 from gradcam_multi.targets.detections import BoxHead, BoxScore
 from gradcam_multi.targets.embeddings import Similarity
 from gradcam_multi.targets.functions import FunctionScore
-from gradcam_multi.targets.protocol import Activation, AnyTarget, Item, ItemTarget, Target
+from gradcam_multi.targets.protocol import (
+    Activation,
+    AnyTarget,
+    Item,
+    ItemTarget,
+    Target,
+    reads_rows,
+)
 from gradcam_multi.targets.regions import RegionScore
 from gradcam_multi.targets.sequences import TokenLogProbability
 
@@ -55,5 +62,6 @@ __all__ = [
     "class_scores",
     "outputs_read",
     "probability",
+    "reads_rows",
     "score_batch",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import TargetCountError, TargetError, suggest
 from gradcam_multi.spec import Array, Layout, TensorSpec
 from gradcam_multi.targets.classes import ClassScore, TopClass
-from gradcam_multi.targets.protocol import AnyTarget, Item, ItemTarget, Target, Vector
+from gradcam_multi.targets.protocol import AnyTarget, Item, ItemTarget, Vector, reads_rows
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def score_batch(
     finite = np.ones(len(targets), np.bool_)
     for i, target in enumerate(targets):
         derivatives: Mapping[str, Vector]
-        if isinstance(target, Target):
+        if reads_rows(target):
             target = target.resolve(rows[i], labels) if resolve else target
             scores[i], derivative = target.score(rows[i], activations.get(output))
             derivatives = {output: derivative}
@@ -85,8 +85,9 @@ def score_batch(
                 size=size,
                 layout=layout,
             )
-            target = target.resolve_item(item) if resolve else target
-            scores[i], derivatives = target.score_item(item)
+            of_item = cast(ItemTarget, target)
+            target = of_item = of_item.resolve_item(item) if resolve else of_item
+            scores[i], derivatives = of_item.score_item(item)
         resolved.append(target)
         finite[i] = all(np.isfinite(slope).all() for slope in derivatives.values())
         for name, slope in derivatives.items():
@@ -156,7 +157,7 @@ def class_scores(logits: NDArray[Any], output: str) -> Vector:
 
 
 def _read_rows(targets: Sequence[AnyTarget]) -> bool:
-    return any(isinstance(target, Target) for target in targets)
+    return any(map(reads_rows, targets))
 
 
 def _as_target(value: Any) -> AnyTarget | None:
@@ -168,7 +169,7 @@ def _as_target(value: Any) -> AnyTarget | None:
         return ClassScore(value if isinstance(value, str) else int(value))
     if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iu":
         return ClassScore(int(value))
-    return value if isinstance(value, Target | ItemTarget) else None
+    return value if reads_rows(value) or isinstance(value, ItemTarget) else None
 
 
 def _checked_target(value: Any) -> AnyTarget:

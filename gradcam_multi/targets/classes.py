@@ -19,7 +19,7 @@ class _ClassTarget:
 
     def resolve(self, logits: Vector, labels: Sequence[str] | None) -> Self:
         if self.index is None:
-            return type(self)(ranked(logits)[0])
+            return type(self)(int(np.argmax(_told(logits))))
         return type(self)(settled_class(self.index, len(logits), labels))
 
     def _settled(self) -> int:
@@ -93,7 +93,8 @@ class TopClass:
             raise UnknownClassError(
                 f"the class of rank {self.rank} was asked for; the output has {len(logits)}"
             )
-        return ClassScore(ranked(logits)[self.rank])
+        top = self.rank == 0  # thousands of classes need not be sorted for it
+        return ClassScore(int(np.argmax(_told(logits))) if top else ranked(logits)[self.rank])
 
     def score(self, logits: Vector, activation: Activation) -> tuple[float, Vector]:
         """Return the score of the class of this rank."""
@@ -105,8 +106,13 @@ def ranked(logits: Vector) -> list[int]:
 
     NaN is lowest: the map says "nonfinite" all the same.
     """
-    order: list[int] = np.argsort(-np.nan_to_num(logits, nan=-np.inf), kind="stable").tolist()
+    order: list[int] = np.argsort(-_told(logits), kind="stable").tolist()
     return order
+
+
+def _told(logits: Vector) -> Vector:
+    told: Vector = np.nan_to_num(logits, nan=-np.inf)
+    return told
 
 
 def settled_class(index: int | str, count: int, labels: Sequence[str] | None) -> int:

@@ -5,7 +5,8 @@ outputs get all that the model returned for the item (`ItemTarget`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from functools import cache
+from typing import Any, Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,3 +106,15 @@ class ItemTarget(Protocol):
 
 
 AnyTarget = Target | ItemTarget
+
+
+def reads_rows(target: Any) -> TypeGuard[Target]:
+    """Whether a target reads one row of class scores."""
+    kind: Any = type(target)
+    return _row_kind(kind) or isinstance(target, Target)
+
+
+@cache
+def _row_kind(kind: type) -> bool:
+    # Asking an instance takes microseconds on Python 3.11, and is asked for each item.
+    return issubclass(kind, Target)
