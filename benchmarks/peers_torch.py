@@ -16,7 +16,7 @@ GRAD_CAM = {
     "layercam": "LayerCAM", "xgradcam": "XGradCAM", "gradcam-elementwise": "GradCAMElementWise",
     "eigencam": "EigenCAM", "eigengradcam": "EigenGradCAM", "kpca-cam": "KPCA_CAM", "fem": "FEM",
     "finer-cam": "FinerCAM", "scorecam-softmax": "ScoreCAM", "ablationcam": "AblationCAM",
-    "random-cam": "RandomCAM", "shapley-cam": "ShapleyCAM",
+    "random-cam": "RandomCAM", "shapley-cam": "ShapleyCAM", "fullgrad": "FullGrad",
 }  # fmt: skip
 TORCHCAM = {
     "gradcam": "GradCAM", "gradcam++": "GradCAMpp", "layercam": "LayerCAM", "xgradcam": "XGradCAM",
