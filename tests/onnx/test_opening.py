@@ -237,3 +237,17 @@ def test_a_fixed_batch_size_is_filled_and_cut(size: int) -> None:
         np.testing.assert_allclose(gradient, expected(X, cotangent), rtol=0, atol=1e-6)
         again = trace.replay("a", trace.activations[0])["y"]
         np.testing.assert_allclose(again, logits, rtol=0, atol=2e-6)
+
+
+def test_a_first_explanation_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    """NumPy's generators, Pillow and the writing of files take as long to import as a run."""
+    onnx.save(model(), tmp_path / "m.onnx")
+    script = (
+        "import sys, numpy, gradcam_multi\n"
+        "gradcam_multi.explain('m.onnx', numpy.ones((2, 3, 8, 8), 'float32'), 1).heatmap\n"
+        "print(sorted({'numpy.random', 'numpy.ma', 'PIL', 'onnx.reference'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == "[]"
