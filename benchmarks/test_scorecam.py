@@ -9,7 +9,7 @@ import pytest
 from adapters import FRAMEWORKS, opened
 from networks import inputs
 
-from gradcam_multi.probing import BATCH
+from gradcam_multi.probing import items_at_once
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradcam_multi.CamWarning")  # random weights
 
@@ -21,12 +21,13 @@ CHANNELS = 512
 def test_512_channels(framework, method, turns, record_turns):
     network = opened(framework, "SqueezeNet")
     x = network.layout(inputs(1))
-    many = np.repeat(x, BATCH, 0)
+    batch = items_at_once(x)
+    many = np.repeat(x, batch, 0)
     explain = network.explained(x, method)
     assert explain().cost >= CHANNELS
 
     def plain() -> None:
-        for _ in range(CHANNELS // BATCH):
+        for _ in range(CHANNELS // batch):
             network.plain(many)
 
     times = turns(lambda: explain().heatmap, {"plain": plain})

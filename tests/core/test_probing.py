@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gradcam_multi.cam import METHODS
-from gradcam_multi.probing import ModelProbe, Score, Settings
+from gradcam_multi.probing import ModelProbe, Score, Settings, items_at_once
 from gradcam_multi.spec import TensorSpec
 from gradcam_multi.targets import ClassScore, Probability, score_batch
 
@@ -106,3 +106,15 @@ def test_classes_are_scored_at_once_as_one_by_one(activation, probability):
     same = [Probability(t.index) if probability else t for t in targets] * 3
     expected = one_by_one(same, logits, resolve=False).scores.reshape(3, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-14)  # the same float64 operations
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((2, 3, 224, 224), 8), ((1, 3, 112, 112), 32), ((5, 16), 32), ((1, 3, 448, 448), 2),
+     ((1, 3, 4000, 4000), 1), ((1, 1, 224, 224), 24)],
+)  # fmt: skip
+def test_large_inputs_are_run_few_at_a_time(shape, expected):
+    image = np.zeros(shape, np.float32)
+    assert items_at_once(image) == expected
+    assert items_at_once((image[:, :1], image)) == expected
+    assert items_at_once({"small": np.zeros((len(image), 1)), "image": image}) == expected
