@@ -43,7 +43,7 @@ class Guided(TorchFunctionMode):  # type: ignore[misc]  # types are checked with
         x = args[0] if args else kwargs["input"]
         stated = kwargs.get("inplace") or (args[1:] and args[-1])
         in_place = raw.split(".")[0].endswith("_") or stated is True
-        if not (in_place and torch.is_grad_enabled() and x.requires_grad):
+        if not (in_place and x._is_view() and torch.is_grad_enabled() and x.requires_grad):
             return _guided(func(*args, **kwargs))
         # Written into a part of a tensor, ReLU would have its place in the graph under the whole
         # tensor: made apart and copied, it has one of its own.
