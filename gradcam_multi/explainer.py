@@ -19,7 +19,8 @@ from gradcam_multi.layers import Ends, Layers, mark_default, path_of
 from gradcam_multi.notices import CamWarning as CamWarning
 from gradcam_multi.notices import notify, warn_of
 from gradcam_multi.plugins import installed
-from gradcam_multi.probing import ModelProbe, Score, Settings
+from gradcam_multi.probing import ModelProbe, Settings
+from gradcam_multi.scoring import Score
 from gradcam_multi.sizes import (
     batch_count,
     finite_items,

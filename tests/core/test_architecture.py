@@ -17,10 +17,10 @@ ORDER = [
     "errors", "spec", "finite", "backward", "heads", "sizes", "image_input", "labels", "products",
     "resize", "exif", "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo",
     "hooks", "geometry", "preprocess", "overlay", "attribution", "plugins", "panel",
-    "picture_input", "explanation", "notices", "fusion", "contributions", "blocks", "probing",
-    "smoothing", "explainer", "concepts", "verification", "export", "gallery", "page", "live",
-    "agreement", "pair", "comparison", "comparison_table", "comparer", "compare", "drift_panel",
-    "diagnosis", "doctor", "metrics", "audit", "testing", "cli", "__main__",
+    "picture_input", "explanation", "notices", "fusion", "contributions", "blocks", "scoring",
+    "probing", "smoothing", "explainer", "concepts", "verification", "export", "gallery", "page",
+    "live", "agreement", "pair", "comparison", "comparison_table", "comparer", "compare",
+    "drift_panel", "diagnosis", "doctor", "metrics", "audit", "testing", "cli", "__main__",
 ]  # fmt: skip
 # Behind a function or for types only, where a name is needed without making an arrow.
 LATE = {

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gradcam_multi.cam import METHODS
-from gradcam_multi.probing import ModelProbe, Score, Settings, items_at_once
+from gradcam_multi.probing import ModelProbe, Settings, items_at_once
+from gradcam_multi.scoring import Score
 from gradcam_multi.spec import TensorSpec
 from gradcam_multi.targets import ClassScore, Probability, score_batch
 
