@@ -114,6 +114,11 @@ class ModelProbe:
                 )
         return [int(index) for index in found if index is not None]
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether every target is the logit of a class, and no function of it or of several."""
+        return all(type(target) is ClassScore for target in self._score.targets)
+
     @cached_property
     def _gradients(self) -> Array:
         return self._trace.vjp(self._score.first.cotangents)[0]
@@ -158,9 +163,8 @@ class ModelProbe:
 
         It is remembered of scores of classes alone: another target is another function.
         """
-        classes = all(type(target) is ClassScore for target in self._score.targets)
         known = (fact, self._layer, self._score.output, self.activations.shape[1:])
-        if not classes:
+        if not self.of_classes:
             tried()
         elif known not in self._facts and tried():
             self._facts.add(known)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.cam.gradients import gradcam
 from gradcam_multi.cam.probe import Probe, Scores
-from gradcam_multi.errors import LayerError, TargetError
+from gradcam_multi.errors import LayerError
 from gradcam_multi.finite import finite_rows
 from gradcam_multi.spec import Array
 
@@ -51,13 +51,11 @@ def _foretold(probe: Probe, slope: Scores, sound: NDArray[np.bool_]) -> bool:
     activations = probe.activations
     step = _step(activations)
     points = (activations, activations + step, activations - step)
-    try:
-        own = np.arange(len(activations)), np.array(probe.classes)
-        every = np.stack([probe.replayed_logits(1, partial(_one, point))[0] for point in points])
-    except TargetError:  # a score that is about no class
-        own = np.arange(len(activations)), np.zeros(len(activations), np.intp)
-        every = np.stack([probe.replayed_scores(1, partial(_one, p))[0] for p in points])[..., None]
-    here, ahead, back = every
+    count = len(activations)
+    read = probe.replayed_logits if probe.of_classes else probe.replayed_scores
+    found = np.stack([read(1, partial(_one, point))[0] for point in points])
+    here, ahead, back = every = found.reshape(3, count, -1)
+    own = np.arange(count), np.array(probe.classes if probe.of_classes else [0] * count)
     moved = (slope * step.reshape(slope.shape)).sum((1, 2))
     for score, expected in ((ahead[own], moved), (back[own], -moved)):
         missing = np.abs(score - here[own] - expected)

@@ -71,6 +71,10 @@ class Probe(Protocol):
     def classes(self) -> list[int]:
         """The class that each item's target is about; TargetError where one is about none."""
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether every target is the logit of a class, and no function of it or of several."""
+
     def gradients(self) -> Array:
         """Return the derivative of the targets' scores with respect to the layer."""
 

@@ -19,7 +19,7 @@ class _ClassTarget:
 
     def resolve(self, logits: Vector, labels: Sequence[str] | None) -> Self:
         if self.index is None:
-            return type(self)(int(np.argmax(_told(logits))))
+            return type(self)(_top(logits))
         return type(self)(settled_class(self.index, len(logits), labels))
 
     def _settled(self) -> int:
@@ -93,8 +93,7 @@ class TopClass:
             raise UnknownClassError(
                 f"the class of rank {self.rank} was asked for; the output has {len(logits)}"
             )
-        top = self.rank == 0  # thousands of classes need not be sorted for it
-        return ClassScore(int(np.argmax(_told(logits))) if top else ranked(logits)[self.rank])
+        return ClassScore(ranked(logits)[self.rank] if self.rank else _top(logits))
 
     def score(self, logits: Vector, activation: Activation) -> tuple[float, Vector]:
         """Return the score of the class of this rank."""
@@ -108,6 +107,11 @@ def ranked(logits: Vector) -> list[int]:
     """
     order: list[int] = np.argsort(-_told(logits), kind="stable").tolist()
     return order
+
+
+def _top(logits: Vector) -> int:
+    """The first of `ranked`, for which thousands of classes need not be sorted."""
+    return int(np.argmax(_told(logits)))
 
 
 def _told(logits: Vector) -> Vector:

@@ -25,7 +25,7 @@ class Head:
             gradient,
             chosen,
         )
-        self.seed, self.samples = 0, None
+        self.seed, self.samples, self.of_classes = 0, None, True
 
     def gradients(self):
         return self.pulled(np.eye(CLASSES)[self.classes])
@@ -265,3 +265,14 @@ def test_a_class_that_is_affine_beside_others_that_are_not_is_tried_each_time():
     head.once = lambda fact, find: tried.append(find())
     maps_of("cam", head)
     assert tried == [False]
+
+
+def test_a_difference_of_classes_is_affine_too():
+    explainer, inputs = gm.Explainer(probe_network(), method="cam"), probe_inputs(2)
+    one, other = (explainer(inputs, target).cam for target in (1, 2))
+    for _ in range(2):
+        found = explainer(inputs, gm.ClassDifference(1, 2))
+        assert found.cost == 4
+        # float32 maps, and their difference
+        scale = np.abs(one).max() + np.abs(other).max()
+        np.testing.assert_allclose(found.cam, one - other, rtol=0, atol=1e-6 * scale)
