@@ -23,7 +23,9 @@ def finite_and_zero(array: NDArray[np.floating[Any]]) -> tuple[Told, Told]:
 
 
 def _rows(array: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    return array.reshape(len(array), -1)
+    # In the order of memory: a view with its channels in front of the grid would be copied.
+    order = sorted(range(1, array.ndim), key=lambda axis: -array.strides[axis])
+    return array.transpose(0, *order).reshape(len(array), -1)
 
 
 def _sums(array: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

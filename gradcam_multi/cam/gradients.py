@@ -5,6 +5,8 @@ weights of the channels, `(N, C)`, or of their cells, `(N, C, P)`. The signed ma
 channels of weight times A. Notation: r(x) = max(x, 0); k runs over channels.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,15 +51,7 @@ def gradcam_plus_plus(activations: Array, gradients: Array) -> Vectors:
     first divided by its own largest magnitude and the weights multiplied by it again: the map then
     keeps its form whatever the unit of the score.
     """
-    unit, scale = _in_own_unit(gradients)
-    # g^2 / (2 g^2 + g^3 sum(A)) without the powers: they would underflow.
-    denominator = 2 + unit * _total(activations)[..., None]
-    positive = np.maximum(unit, 0)
-    alpha_times_gradient = np.divide(
-        positive, denominator, out=np.zeros_like(unit), where=denominator != 0
-    )
-    weights: Vectors = alpha_times_gradient.sum(-1) * scale[..., 0]
-    return weights
+    return _by_item(_by_alpha, activations, gradients)
 
 
 def gradcam_plus_plus_official(activations: Array, gradients: Array) -> Vectors:
@@ -66,21 +60,43 @@ def gradcam_plus_plus_official(activations: Array, gradients: Array) -> Vectors:
     So the authors' program does (Chattopadhyay 2018), which their equation 19 leaves out. Where
     that sum is zero, the alphas stay as they are.
     """
-    unit, scale = _in_own_unit(gradients)
-    denominator = 2 + unit * _total(activations)[..., None]
-    alpha = np.divide(
-        1, denominator, out=np.zeros_like(unit), where=(denominator != 0) & (unit > 0)
-    )
-    total = alpha.sum(-1, keepdims=True)
-    alpha = np.divide(alpha, total, out=alpha, where=total != 0)
-    weights: Vectors = (alpha * np.maximum(unit, 0)).sum(-1) * scale[..., 0]
+    return _by_item(_by_shares_of_alpha, activations, gradients)
+
+
+def _by_item(
+    weigh: Callable[[Vectors, Vectors], Vectors], activations: Array, gradients: Array
+) -> Vectors:
+    """Weights (N, C) of each item's gradients (C, P) in their own unit, their largest magnitude.
+
+    `weigh` is given g and 2 + g sum(A), (C, P) float64 both, to write into: alpha is one divided
+    by the latter, without the powers of g, which would underflow. Item by item, they stay in the
+    processor's cache: on a batch of 8 that takes a fifth of the time.
+    """
+    totals = _total(activations)
+    weights = np.zeros(totals.shape)
+    for item, gradient, total in zip(weights, gradients, totals, strict=True):
+        scale = np.float64(np.abs(gradient).max())
+        if scale != 0:
+            unit = gradient / scale
+            item[:] = weigh(unit, 2 + unit * total[:, None]) * scale
     return weights
 
 
-def _in_own_unit(gradients: Array) -> tuple[Vectors, Vectors]:
-    """Gradients of each item divided by their largest magnitude, and that, in float64."""
-    scale = np.abs(gradients).max((1, 2), keepdims=True).astype(np.float64)
-    return np.divide(gradients, scale, out=np.zeros(gradients.shape), where=scale > 0), scale
+def _by_alpha(unit: Vectors, denominator: Vectors) -> Vectors:
+    denominator[denominator == 0] = np.inf
+    positive = np.maximum(unit, 0, out=unit)
+    positive /= denominator
+    weights: Vectors = positive.sum(-1)
+    return weights
+
+
+def _by_shares_of_alpha(unit: Vectors, denominator: Vectors) -> Vectors:
+    denominator[(denominator == 0) | (unit <= 0)] = np.inf
+    alpha = 1 / denominator
+    total = alpha.sum(-1, keepdims=True)
+    alpha = np.divide(alpha, total, out=alpha, where=total != 0)
+    weights: Vectors = (alpha * np.maximum(unit, 0)).sum(-1)
+    return weights
 
 
 def hirescam(_: Array, gradients: Array) -> Array:
