@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from math import ceil, prod
+from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,14 +16,9 @@ from gradcam_multi.contributions import full_gradients
 from gradcam_multi.errors import InputError, TargetError
 from gradcam_multi.image_input import ImageInput
 from gradcam_multi.scoring import Score
-from gradcam_multi.sizes import arrays_of, image_sizes
+from gradcam_multi.sizes import image_sizes, items_at_once
 from gradcam_multi.spec import Array, Block, InputName, Inputs, Layer, Model, ReluRule, Trace
 from gradcam_multi.targets import ClassScore, reads_rows
-
-# Items at once where the user names no batch size, so that memory stays flat: 8 pictures of
-# 224x224, or as many values in smaller ones. With 32 of that size networks took up to twice as
-# long on a CPU: their tensors leave its cache, and are too large for the allocator to keep.
-MOST_VALUES, MOST_ITEMS = 8 * 3 * 224 * 224, 32
 
 
 @dataclass(frozen=True)
@@ -45,12 +40,6 @@ class Settings:
             raise InputError(f"samples={self.samples} was asked for: give at least 1")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch_size {self.batch_size} was asked for: give at least 1")
-
-
-def items_at_once(inputs: Inputs) -> int:
-    """Return how many items of such inputs are run at once where the user names no batch size."""
-    largest = max(int(prod(np.shape(array)[1:])) for array in arrays_of(inputs))
-    return min(MOST_ITEMS, max(1, MOST_VALUES // max(1, largest)))
 
 
 class ModelProbe:

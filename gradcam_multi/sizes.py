@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,11 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError
 from gradcam_multi.finite import finite_rows
 from gradcam_multi.spec import Array, Inputs, TensorSpec
+
+# Items at once where the user names no batch size, so that memory stays flat: 8 pictures of
+# 224x224, or as many values in smaller ones. With 32 of that size networks took up to twice as
+# long on a CPU: their tensors leave its cache, and are too large for the allocator to keep.
+MOST_VALUES, MOST_ITEMS = 8 * 3 * 224 * 224, 32
 
 
 def arrays_of(inputs: Inputs) -> list[Any]:
@@ -68,6 +74,12 @@ def batch_count(inputs: Inputs) -> int:
             "axis is the batch, at least one item, the same for all inputs"
         )
     return int(counts.pop())
+
+
+def items_at_once(inputs: Inputs) -> int:
+    """Return how many items of such inputs are run at once where the user names no batch size."""
+    largest = max(int(prod(np.shape(array)[1:])) for array in arrays_of(inputs))
+    return min(MOST_ITEMS, max(1, MOST_VALUES // max(1, largest)))
 
 
 def finite_items(inputs: Inputs) -> NDArray[np.bool_]:

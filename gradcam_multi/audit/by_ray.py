@@ -20,6 +20,9 @@ from gradcam_multi.audit.settings import Settings
 from gradcam_multi.audit.tables import known_of, read_of
 from gradcam_multi.errors import AuditError, GradcamError
 
+ROWS = 32
+"""Rows of a Dataset that are handed over at once; the model takes fewer where they are large."""
+
 
 class PartActor:
     """Examines parts; a batch is one row with the part's number and pictures."""
@@ -150,7 +153,7 @@ def examined(
     """
     return dataset.map_batches(
         RowActor,
-        batch_size=settings.batch,
+        batch_size=settings.batch or ROWS,
         batch_format="numpy",
         concurrency=workers or _actors(),
         fn_constructor_args=(_portable(model), settings, columns, name),

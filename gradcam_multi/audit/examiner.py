@@ -28,6 +28,7 @@ from gradcam_multi.explanation import Explanation
 from gradcam_multi.notices import silent
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import DEFAULT_SIZE
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 from gradcam_multi.targets import Binary, TopClass
 
@@ -69,11 +70,13 @@ class Examiner:
         self.room = self._room()
         self.takes = PictureInput.of(self.explainer.model, name)
         fixed = self.explainer.model.inputs[0].shape[0] if self.explainer.model.inputs else None
-        self.batch = 1 if fixed == 1 else settings.batch
         own = settings.preprocess.size or DEFAULT_SIZE
         height, width = (mine or other for mine, other in zip(self.takes.size, own, strict=True))
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        first = self._explain(self.takes.apply(settings.preprocess, noise)[0][None])[0]
+        prepared = self.takes.apply(settings.preprocess, noise)[0][None]
+        self.batch = 1 if fixed == 1 else settings.batch or items_at_once(prepared)
+        self.explainer.batch_size = self.batch
+        first = self._explain(prepared)[0]
         if first.cam.ndim != 3:
             raise InputError(
                 f"the map of {first.layer!r} has {first.cam.ndim - 1} axes, not rows and columns: "

@@ -53,8 +53,8 @@ def audit(
     already, made with the same settings, is not done again; `retry_failed` does the parts again in
     which pictures failed. `top` keeps maps of so many of the highest classes too. `workers` are
     threads (local), as many as cores unless given, or actors (ray), `part` the pictures of a part,
-    `batch` those at once in the model. `progress` is a bar, None for one where stderr is a
-    terminal.
+    `batch` those at once in the model (left out: 8 of 224 x 224, more where they are smaller).
+    `progress` is a bar, None for one where stderr is a terminal.
 
     A Ray Dataset as `source`, with a column of pictures (bytes, paths or arrays), gives a Ray
     Dataset with the audit's columns, and `output` is left out.
@@ -64,7 +64,7 @@ def audit(
     """
     require("pyarrow", "audit")
     from gradcam_multi.audit.listed import Columns
-    from gradcam_multi.audit.settings import BATCH, PART, Settings
+    from gradcam_multi.audit.settings import PART, Settings
 
     if engine not in ENGINES:
         raise InputError(
@@ -91,7 +91,7 @@ def audit(
         grid=None if grid is None else tuple(grid),
         top=top,
         part=part or PART,
-        batch=batch or BATCH,
+        batch=batch,
     )
     columns = Columns(image_column, label_column, box_column)
     called = name or (str(model) if isinstance(model, (str, os.PathLike)) else "the model")

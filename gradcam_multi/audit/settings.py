@@ -17,8 +17,8 @@ from gradcam_multi.preprocess import Preprocess
 SCHEMA = 1
 """Of the table and of what is beside it; rises when a column changes its meaning or goes."""
 
-PART, BATCH = 512, 32
-"""Pictures in a part, and at once in the model, unless asked otherwise."""
+PART = 512
+"""Pictures in a part, unless asked otherwise."""
 
 Record = dict[str, Any]
 
@@ -28,7 +28,8 @@ class Settings:
     """What decides the rows of an audit, apart from the model and the source.
 
     Those that `Explainer` has are its own. `top` is for how many of the highest classes a map is
-    kept besides the target's. `part` and `batch` are in pictures.
+    kept besides the target's. `part` and `batch` are in pictures; None for the latter: as many as
+    `sizes.items_at_once` says.
     """
 
     preprocess: Preprocess
@@ -43,7 +44,7 @@ class Settings:
     grid: tuple[int, ...] | None = None
     top: int = 0
     part: int = PART
-    batch: int = BATCH
+    batch: int | None = None
 
     def explainer(self, model: Any) -> Explainer:
         """Open a model as these settings have it."""

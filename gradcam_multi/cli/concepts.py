@@ -22,7 +22,7 @@ from gradcam_multi.labels import read_labels
 from gradcam_multi.picture_input import PictureInput
 from gradcam_multi.preprocess import Preprocess
 
-BATCH = 32  # pictures that are run at once
+BATCH = 8  # pictures that are run at once
 
 
 @click.command("concepts")

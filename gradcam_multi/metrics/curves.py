@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError
 from gradcam_multi.metrics.baselines import Baseline, baseline_of
 from gradcam_multi.metrics.score import Items, Score, Vector, in_chunks, item_generators
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 
 STEPS = 50
-CHUNK = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +52,13 @@ def deletion(
     baseline: Baseline = "mean",
     seed: int = 0,
     first: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Curve:
     """Replace (N, C, *spatial) inputs by the baseline, the most relevant pixels first.
 
     A small area is good: what matters goes first. `steps` + 1 forward passes an item, never more
-    than `chunk` inputs at once. `seed` draws the order of equal pixels, `first` is the number of
-    the first item. Petsiuk 2018, arXiv:1806.07421, algorithm 1.
+    than `chunk` inputs at once (None: `sizes.items_at_once`). `seed` draws the order of equal
+    pixels, `first` is the number of the first item. Petsiuk 2018, arXiv:1806.07421, algorithm 1.
     """
     changed = np.broadcast_to(baseline_of(inputs, baseline), inputs.shape)
     places = ranks(heatmaps, seed=seed, first=first)
@@ -74,7 +74,7 @@ def insertion(
     baseline: Baseline = "blur",
     seed: int = 0,
     first: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Curve:
     """Replace the baseline by (N, C, *spatial) inputs, the most relevant pixels first.
 
@@ -86,7 +86,7 @@ def insertion(
 
 
 def _curve(
-    score: Score, start: Array, end: Array, places: NDArray[np.intp], steps: int, chunk: int
+    score: Score, start: Array, end: Array, places: NDArray[np.intp], steps: int, chunk: int | None
 ) -> Curve:
     items, pixels = places.shape
     if not 1 <= steps <= pixels:
@@ -102,5 +102,5 @@ def _curve(
         mixed = np.where(replaced[:, None], after[item], before[item])
         return mixed.reshape(-1, *start.shape[1:])
 
-    scores = in_chunks(score, make, owners, chunk)
+    scores = in_chunks(score, make, owners, chunk or items_at_once(start))
     return Curve(counts / pixels, scores.reshape(items, steps + 1))

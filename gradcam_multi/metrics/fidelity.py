@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError
 from gradcam_multi.metrics.baselines import Baseline, baseline_of
 from gradcam_multi.metrics.score import Items, Score, Vector, in_chunks, item_generators
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 
 SUBSETS = 200
@@ -24,7 +25,7 @@ def mu_fidelity(
     baseline: Baseline = "mean",
     seed: int = 0,
     first: int = 0,
-    chunk: int = 32,
+    chunk: int | None = None,
 ) -> Vector:
     """Return (N,) correlations in [-1, 1] of the relevance of random subsets and the drop of score.
 
@@ -58,7 +59,9 @@ def mu_fidelity(
         return np.where(hidden[:, None], gone[item], kept[item]).reshape(-1, *inputs.shape[1:])
 
     before = score(inputs, np.arange(len(inputs)))
-    drop = before[:, None] - in_chunks(score, make, owners, chunk).reshape(-1, subsets)
+    drop = before[:, None] - in_chunks(score, make, owners, chunk or items_at_once(inputs)).reshape(
+        -1, subsets
+    )
     return correlations(relevance, drop)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError, MissingExtraError
 from gradcam_multi.metrics.curves import ranks
 from gradcam_multi.metrics.score import Items, Score, Vector, in_chunks, item_generators
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -52,7 +53,7 @@ def road(
     noise: float = NOISE,
     seed: int = 0,
     first: int = 0,
-    chunk: int = 32,
+    chunk: int | None = None,
 ) -> Road:
     """Score (N, C, H, W) inputs without shares of their most and of their least relevant pixels.
 
@@ -84,7 +85,9 @@ def road(
         return np.stack(out)
 
     owners = np.repeat(np.arange(items), variants)
-    found = in_chunks(score, make, owners, chunk).reshape(items, 2, len(counts))
+    found = in_chunks(score, make, owners, chunk or items_at_once(inputs)).reshape(
+        items, 2, len(counts)
+    )
     return Road(tuple(shares), found[:, 0], found[:, 1])
 
 

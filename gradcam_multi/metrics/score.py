@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.errors import InputError
 from gradcam_multi.explainer import Explainer, chosen_output
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array, Inputs, Layout
 from gradcam_multi.targets import AnyTarget, class_scores, probability, reads_rows, score_batch
 
@@ -30,12 +31,12 @@ class ModelScore:
     """The probability of each item's class, by the model that an `Explainer` opened.
 
     `targets` are the N resolved targets of an explanation. Where one is about no class of a row of
-    scores, its own score is taken. `batch_size` bounds how many inputs run at once. `passes` counts
-    the inputs that went through the model.
+    scores, its own score is taken. `batch_size` bounds how many inputs run at once (None:
+    `sizes.items_at_once`). `passes` counts the inputs that went through the model.
     """
 
     def __init__(
-        self, explainer: Explainer, targets: Sequence[AnyTarget], batch_size: int = 32
+        self, explainer: Explainer, targets: Sequence[AnyTarget], batch_size: int | None = None
     ) -> None:
         self.explainer, self.targets, self.passes = explainer, targets, 0
         self.fixed = fixed_batch(explainer)
@@ -43,10 +44,8 @@ class ModelScore:
 
     def __call__(self, inputs: Array, items: Items) -> Vector:
         """Return (M,) float64; see `Score`."""
-        chunks = (
-            slice(start, start + self.batch_size)
-            for start in range(0, len(inputs), self.batch_size)
-        )
+        size = self.batch_size or items_at_once(inputs)
+        chunks = (slice(start, start + size) for start in range(0, len(inputs), size))
         return np.concatenate([self._scores(inputs[part], items[part]) for part in chunks])
 
     def _scores(self, inputs: Array, items: Items) -> Vector:

@@ -34,8 +34,9 @@ Need = Literal["score", "explain", "masks", "scipy"]
 class Options:
     """What the metrics can be told; None leaves a metric its own baseline.
 
-    `tolerance` is in pixels of the input, `threshold` and `shares` are shares; the rest is defined
-    where the metrics are.
+    `tolerance` is in pixels of the input, `threshold` and `shares` are shares, `chunk` is how many
+    changed inputs run at once (None: `sizes.items_at_once`); the rest is defined where the metrics
+    are.
     """
 
     steps: int = curves.STEPS
@@ -48,7 +49,7 @@ class Options:
     radius: float = stability.RADIUS
     samples: int = stability.SAMPLES
     seed: int = 0
-    chunk: int = curves.CHUNK
+    chunk: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
