@@ -149,6 +149,23 @@ def test_never_more_inputs_than_a_chunk_and_as_many_passes_as_stated():
         assert sum(sizes) == passes
 
 
+def test_large_inputs_run_few_at_once_where_no_chunk_is_named():
+    sizes = []
+
+    def score(inputs, items):
+        sizes.append(len(inputs))
+        return np.zeros(len(inputs))
+
+    inputs, heat = np.ones((2, 3, 224, 224), np.float32), RNG.random((2, 224, 224))
+    for run in (
+        lambda: metrics.deletion(score, inputs, heat, steps=9),
+        lambda: metrics.mu_fidelity(score, inputs, heat, subsets=10),
+    ):
+        sizes.clear()
+        run()
+        assert max(sizes) == 8
+
+
 def test_the_order_of_equal_pixels_is_drawn_and_not_that_of_the_memory():
     blank = np.zeros((200, 4, 4), np.float32)
     places = ranks(blank, seed=1)

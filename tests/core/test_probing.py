@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gradcam_multi.cam import METHODS
-from gradcam_multi.probing import ModelProbe, Settings, items_at_once
+from gradcam_multi.probing import ModelProbe, Settings
 from gradcam_multi.scoring import Score
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import TensorSpec
 from gradcam_multi.targets import ClassScore, Probability, score_batch
 
