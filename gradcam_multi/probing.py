@@ -69,7 +69,7 @@ class ModelProbe:
         self._model, self._inputs, self._trace = model, inputs, trace
         self._layer, self._score, self._traced = layer, score, traced
         self.seed, self.samples = settings.seed, settings.samples
-        self._batch = settings.batch_size or items_at_once(inputs)
+        self._batch = settings.batch_size or items_at_once(inputs, model)
         self._baseline = settings.baseline
         self.passes = 1
         self.attribution: Array | None = None

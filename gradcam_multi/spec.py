@@ -152,7 +152,8 @@ class Model(Protocol):
     """A model as an adapter opened it; safe to use from many threads.
 
     It may also have `framework`, a text: the framework's name and version, for `doctor` to print;
-    and `side_by_side(threads)`, which returns the same model for runs that several threads of the
+    `accelerated`, true where it runs on a GPU or the like, so that more items run at once; and
+    `side_by_side(threads)`, which returns the same model for runs that several threads of the
     caller ask for at the same time, `threads` being the framework's own in each of them, its
     caller's among these; or None where that gains nothing.
     """

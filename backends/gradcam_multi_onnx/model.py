@@ -77,10 +77,15 @@ class OnnxModel:
         note = ", quantised: gradients pass straight through the rounding" if rounds else ""
         return f"ONNX Runtime {ort.__version__}, opset {self._graph.opsets.get('', '?')}{note}"
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether another processor than the CPU computes."""
+        return not on_cpu(self._graph.source.providers)
+
     def side_by_side(self, threads: int) -> "OnnxModel | None":
         """Return the same model for runs at the same time; None where a GPU computes."""
-        source = self._graph.source
-        return OnnxModel(replace(source, threads=threads)) if on_cpu(source.providers) else None
+        other = replace(self._graph.source, threads=threads)
+        return None if self.accelerated else OnnxModel(other)
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

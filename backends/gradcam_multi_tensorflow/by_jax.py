@@ -32,6 +32,11 @@ class JaxEngine:
         self._compiled: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
         self._lock = threading.RLock()
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether JAX runs on another device than the CPU."""
+        return jax.default_backend() != "cpu"
+
     @contextmanager
     def outside(self) -> Iterator[None]:
         """Step out of nothing: JAX has no modes."""

@@ -25,6 +25,11 @@ class TorchEngine:
     def __init__(self, model: Any) -> None:
         self._model = model
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether the model's weights are on another device than the CPU."""
+        return any(weight.value.device.type != "cpu" for weight in self._model.variables)
+
     @contextmanager
     def outside(self) -> Iterator[None]:
         """Step out of inference mode, whose tensors no graph can hold, and record no graph."""

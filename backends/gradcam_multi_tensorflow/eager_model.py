@@ -57,6 +57,11 @@ class EagerModel:
         self._engine = _engine(model)
 
     @property
+    def accelerated(self) -> bool:
+        """Whether the model's weights are elsewhere than in the CPU's memory."""
+        return self._engine.accelerated
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the model takes; empty before the first run of one that declares no sizes."""
         recording = self._latest()

@@ -62,6 +62,11 @@ class GraphModel:
         self._lock = threading.RLock()
 
     @property
+    def accelerated(self) -> bool:
+        """Whether TensorFlow has another device than the CPU, which it then takes by itself."""
+        return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the model takes; empty before the first run of one that declares no inputs."""
         graph = self._latest()

@@ -55,6 +55,10 @@ class Engine(Protocol):
 
     exact: bool
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether the model's weights are elsewhere than in the CPU's memory."""
+
     def outside(self) -> AbstractContextManager[Any]:
         """Step out of the modes in which the caller has the framework."""
 

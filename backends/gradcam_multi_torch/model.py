@@ -95,6 +95,11 @@ class TorchModel:
         self._lock = RLock()
 
     @property
+    def accelerated(self) -> bool:
+        """Whether weights are on another device than the CPU."""
+        return any(weight.device.type != "cpu" for weight in self.module.parameters())
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What an exported program declares; else what the module took in the recorded run."""
         return self._declared or (self._recording.inputs if self._recording else ())

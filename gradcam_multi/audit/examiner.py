@@ -74,7 +74,9 @@ class Examiner:
         height, width = (mine or other for mine, other in zip(self.takes.size, own, strict=True))
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         prepared = self.takes.apply(settings.preprocess, noise)[0][None]
-        self.batch = 1 if fixed == 1 else settings.batch or items_at_once(prepared)
+        self.batch = (
+            1 if fixed == 1 else settings.batch or items_at_once(prepared, self.explainer.model)
+        )
         self.explainer.batch_size = self.batch
         first = self._explain(prepared)[0]
         if first.cam.ndim != 3:

@@ -53,7 +53,7 @@ def audit(
     already, made with the same settings, is not done again; `retry_failed` does the parts again in
     which pictures failed. `top` keeps maps of so many of the highest classes too. `workers` are
     threads (local), as many as cores unless given, or actors (ray), `part` the pictures of a part,
-    `batch` those at once in the model (left out: 8 of 224 x 224, more where they are smaller).
+    `batch` those at once in the model (left out: 4 of 224 x 224, more of smaller ones or on a GPU).
     `progress` is a bar, None for one where stderr is a terminal.
 
     A Ray Dataset as `source`, with a column of pictures (bytes, paths or arrays), gives a Ray

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from gradcam_multi.metrics.score import (
 )
 from gradcam_multi.metrics.table import Case, Options, metrics_named
 from gradcam_multi.resize import interpolation_weights
+from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array, Inputs
 from gradcam_multi.targets import AnyTarget, as_targets
 
@@ -91,7 +93,10 @@ class Evaluator:
         changed = channels_first(one, inputs)
         found = _explained(one, inputs, target)
         targets = list(found.targets)
-        score = ModelScore(one, targets, self.options.chunk)
+        options = self.options
+        if options.chunk is None:
+            options = replace(options, chunk=items_at_once(changed, one.model))
+        score = ModelScore(one, targets, options.chunk)
         before = score(changed, np.arange(len(changed)))
         values: dict[str, dict[str, Vector]] = {}
 
@@ -104,7 +109,7 @@ class Evaluator:
                 explain,
                 None if masks is None else np.asarray(masks),
                 first,
-                self.options,
+                options,
             )
             values[name] = {metric.name: metric.measure(case) for metric in self.metrics}
             tick()

@@ -44,7 +44,7 @@ class ModelScore:
 
     def __call__(self, inputs: Array, items: Items) -> Vector:
         """Return (M,) float64; see `Score`."""
-        size = self.batch_size or items_at_once(inputs)
+        size = self.batch_size or items_at_once(inputs, self.explainer.model)
         chunks = (slice(start, start + size) for start in range(0, len(inputs), size))
         return np.concatenate([self._scores(inputs[part], items[part]) for part in chunks])
 

@@ -163,7 +163,7 @@ def test_large_inputs_run_few_at_once_where_no_chunk_is_named():
     ):
         sizes.clear()
         run()
-        assert max(sizes) == 8
+        assert max(sizes) == 4
 
 
 def test_the_order_of_equal_pixels_is_drawn_and_not_that_of_the_memory():

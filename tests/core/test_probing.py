@@ -112,11 +112,17 @@ def test_classes_are_scored_at_once_as_one_by_one(activation, probability):
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((2, 3, 224, 224), 8), ((1, 3, 112, 112), 32), ((5, 16), 32), ((1, 3, 448, 448), 2),
-     ((1, 3, 4000, 4000), 1), ((1, 1, 224, 224), 24)],
+    [((2, 3, 224, 224), 4), ((1, 3, 112, 112), 16), ((5, 16), 32), ((1, 3, 448, 448), 1),
+     ((1, 3, 4000, 4000), 1), ((1, 1, 224, 224), 12)],
 )  # fmt: skip
 def test_large_inputs_are_run_few_at_a_time(shape, expected):
     image = np.zeros(shape, np.float32)
     assert items_at_once(image) == expected
     assert items_at_once((image[:, :1], image)) == expected
     assert items_at_once({"small": np.zeros((len(image), 1)), "image": image}) == expected
+
+
+def test_more_are_run_at_once_on_an_accelerator():
+    model, images = SimpleNamespace(accelerated=True), np.zeros((1, 3, 448, 448), np.float32)
+    assert items_at_once(images, model) == 8
+    assert items_at_once(images[..., :112, :112], model) == 32

@@ -175,8 +175,10 @@ def test_one_model_for_runs_side_by_side(tmp_path: Path, threads: int, beside: b
 
 def test_side_by_side_is_for_the_cpu() -> None:
     one = opened()
+    assert not one.accelerated
     one._graph.source = replace(one._graph.source, providers=(("CUDAExecutionProvider", {}),))
     assert one.side_by_side(1) is None
+    assert one.accelerated
 
 
 # -- inputs -------------------------------------------------------------------------------------

@@ -98,10 +98,16 @@ def main(folder, target):
             explanation = explainer(inputs)
         found[f"{name}|cam"] = explanation.cam
         found[f"{name}|logits"] = explanation.logits
-        layouts = [spec.layout for spec in explainer.model.inputs]
-        said = [explanation.layer, explanation.output, explanation.activation, layouts]
-        found[f"{name}|said"] = np.array([*map(str, said), *explanation.status])
         opened = explainer.model
+        layouts = [spec.layout for spec in opened.inputs]
+        said = [
+            explanation.layer,
+            explanation.output,
+            explanation.activation,
+            layouts,
+            opened.accelerated,
+        ]
+        found[f"{name}|said"] = np.array([*map(str, said), *explanation.status])
         for layer in LAYERS.get(name, ()):
             with opened.trace(inputs, [layer]) as trace:
                 z = trace.logits[explanation.output]

@@ -300,3 +300,11 @@ def test_a_call_that_decides_by_values_is_refused() -> None:
     opened = KerasModel(Deciding())
     with refused(UnsupportedError, "keras.ops.cond"), opened.trace(np.ones((1, 8, 8, 3)), []):
         pass
+
+
+def test_accelerated_is_what_has_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gradcam_multi_open(zoo.small_resnet())
+    assert model.accelerated is False
+    devices = [tf.config.LogicalDevice(f"/device:{kind}:0", kind) for kind in ("CPU", "GPU")]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
+    assert model.accelerated is True

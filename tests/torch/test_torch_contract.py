@@ -47,6 +47,14 @@ def state(module):
     }
 
 
+def test_accelerated_is_what_has_weights_elsewhere(monkeypatch):
+    model = open_module(small_resnet())
+    assert model.accelerated is False
+    elsewhere = nn.Parameter(torch.empty(1, device="meta"))  # as on a GPU, of which there is none
+    monkeypatch.setattr(model.module, "parameters", lambda: iter([elsewhere]))
+    assert model.accelerated is True
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_items_of_a_batch_are_independent(name):
     build, layer = ARCHITECTURES[name]
