@@ -35,7 +35,7 @@ class JaxEngine:
     @property
     def accelerated(self) -> bool:
         """Whether JAX runs on another device than the CPU."""
-        return jax.default_backend() != "cpu"
+        return str(jax.default_backend()) != "cpu"
 
     @contextmanager
     def outside(self) -> Iterator[None]:
