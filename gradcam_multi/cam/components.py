@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradcam_multi.errors import LayerError
 from gradcam_multi.finite import finite_rows
+from gradcam_multi.products import gram, leading_vector
 from gradcam_multi.spec import Array
 
 Vectors = NDArray[np.float64]
@@ -50,13 +51,13 @@ def kpca_cam(activations: Array) -> Array:
     maps = []
     for item, unit, mean in zip(centred, scale, activations.mean(1, np.float64), strict=True):
         with np.errstate(over="ignore"):
-            kernel = np.tanh((item.T @ item) * unit * unit / len(item) + 1)
+            kernel = np.tanh(gram(item) * unit * unit / len(item) + 1)
         kernel -= kernel.mean(0, keepdims=True)
         kernel -= kernel.mean(1, keepdims=True)
-        values, vectors = np.linalg.eigh(kernel)
+        value, vector = leading_vector(kernel)
         # Rounding of a flat kernel is no component.
-        size = values[-1] if values[-1] > 1e-12 * len(kernel) else 0.0
-        maps.append(_signed(vectors[:, -1] * np.sqrt(size), mean))
+        size = value if value > 1e-12 * len(kernel) else 0.0
+        maps.append(_signed(vector * np.sqrt(size), mean))
     return np.array(maps, np.float32)
 
 
@@ -83,11 +84,11 @@ def first_component(features: NDArray[np.floating]) -> Array:
     maps = []
     for item, unit, mean in zip(centred, scale, features.mean(1, np.float64), strict=True):
         if item.shape[0] <= item.shape[1]:
-            _, vectors = np.linalg.eigh(item @ item.T)
-            projected = vectors[:, -1] @ item
+            _, vector = leading_vector(gram(item.T))
+            projected = vector @ item
         else:
-            values, vectors = np.linalg.eigh(item.T @ item)
-            projected = vectors[:, -1] * np.sqrt(max(values[-1], 0.0))
+            value, vector = leading_vector(gram(item))
+            projected = vector * np.sqrt(max(value, 0.0))
         # Components of the size of a rounding would be stretched to look like evidence.
         projected[:] = projected if np.abs(projected).max() > _ROUNDING else 0
         maps.append(_signed(projected * unit, mean))

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from gradcam_multi import products
+from gradcam_multi.cam.components import eigencam, kpca_cam
 from gradcam_multi.cam.gradients import weighted
-from gradcam_multi.products import LARGEST, product
+from gradcam_multi.products import LARGEST, gram, leading_vector, product
 from gradcam_multi.resize import resize
 
 SHAPES = [
@@ -36,4 +37,55 @@ def test_maps_and_heatmaps_are_made_in_small_pieces(monkeypatch):
     resize(np.ones((2, 56, 56), np.float32), (448, 448))
     resize(np.ones((3000, 56), np.float32), (448,))
     assert len(sizes) > 6  # each of the three was cut
+    assert max(sizes) <= LARGEST
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (2048, 49), (100, 64), (300, 200), (3, 300)])
+def test_gram_is_the_transpose_times_the_matrix(shape):
+    rows = np.random.default_rng(0).normal(size=shape)
+    # Sums of up to 2048 products of float64, in another order.
+    np.testing.assert_allclose(gram(rows), rows.T @ rows, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_leading_vector_is_that_of_lapack(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(2, 80))
+    basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    values = rng.normal(size=size) if seed % 2 else rng.exponential(size=size)
+    matrix = (basis * values) @ basis.T
+    value, vector = leading_vector((matrix + matrix.T) / 2)
+    # Both are exact to a few roundings over the gap to the next eigenvalue, 0.01 or more here.
+    assert value == pytest.approx(values.max(), abs=1e-12)
+    own = basis[:, values.argmax()]
+    np.testing.assert_allclose(vector * np.sign(vector @ own), own, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 0, 0], [2, 2, 1], [2, -2, 1], [1, 0, -5], [-1, -2, -3]],
+    ids=["zero", "two equal", "two opposite", "a larger negative one", "all negative"],
+)  # fmt: skip
+def test_leading_vector_where_squares_do_not_tell(values):
+    basis = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    matrix = (basis * np.array(values, float)) @ basis.T
+    value, vector = leading_vector((matrix + matrix.T) / 2)
+    assert value == pytest.approx(max(values), abs=1e-12)
+    np.testing.assert_allclose(matrix @ vector, value * vector, rtol=0, atol=1e-12)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-12)
+
+
+def test_components_of_small_maps_are_made_in_small_pieces(monkeypatch):
+    """LAPACK wakes threads for 49 rows already."""
+    sizes = []
+    matmul = np.matmul
+
+    def counted(left, right, **kwargs):
+        sizes.append(left.shape[0] * left.shape[-1] * (right.shape[-1] if right.ndim > 1 else 1))
+        return matmul(left, right, **kwargs)
+
+    monkeypatch.setattr(products.np, "matmul", counted)
+    monkeypatch.delattr(np.linalg, "eigh")
+    maps = np.random.default_rng(0).random((2, 2048, 49)).astype(np.float32)
+    for method in (eigencam, kpca_cam):
+        assert np.abs(method(maps)).max() > 0
     assert max(sizes) <= LARGEST
