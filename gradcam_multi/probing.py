@@ -69,8 +69,7 @@ class ModelProbe:
         self._model, self._inputs, self._trace = model, inputs, trace
         self._layer, self._score, self._traced = layer, score, traced
         self.seed, self.samples = settings.seed, settings.samples
-        self._batch = settings.batch_size or items_at_once(inputs, model)
-        self._baseline = settings.baseline
+        self._asked, self._baseline = settings.batch_size, settings.baseline
         self.passes = 1
         self.attribution: Array | None = None
 
@@ -273,6 +272,7 @@ class ModelProbe:
         """Variants in groups of equal length, the last perhaps shorter, each within a batch."""
         items = len(self.activations)
         fixed = [s.shape[0] for s in self._model.inputs if s.shape and s.shape[0] is not None]
-        most = max(1, (min(fixed) if fixed else self._batch) // items)
+        batch = min(fixed) if fixed else self._asked or items_at_once(self._inputs, self._model)
+        most = max(1, batch // items)
         size = ceil(count / ceil(count / most))
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
