@@ -10,12 +10,14 @@ Told = NDArray[np.bool_]
 
 def finite_rows(array: NDArray[np.floating[Any]]) -> Told:
     """(N,) whether each of (N, ...) items is free of NaN and infinity."""
-    return _finite(_rows(array), _sums(array))
+    rows = _rows(array)
+    return _finite(rows, _sums(rows))
 
 
 def finite_and_zero(array: NDArray[np.floating[Any]]) -> tuple[Told, Told]:
     """(N,) whether each of (N, ...) items is free of NaN and infinity, and whether it is zero."""
-    rows, sums = _rows(array), _sums(array)
+    rows = _rows(array)
+    sums = _sums(rows)
     zero = sums == 0
     for index in np.flatnonzero(zero):  # its values may cancel
         zero[index] = not rows[index].any()
@@ -28,9 +30,9 @@ def _rows(array: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return array.transpose(0, *order).reshape(len(array), -1)
 
 
-def _sums(array: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def _sums(rows: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     with np.errstate(all="ignore"):
-        sums: NDArray[np.floating[Any]] = np.einsum("np->n", _rows(array))  # faster than sum
+        sums: NDArray[np.floating[Any]] = np.einsum("np->n", rows)  # faster than sum
     return sums
 
 

@@ -6,8 +6,6 @@ on two cores took up to half as long again. Smaller products stay on the calling
 as fast here: heatmaps are small.
 """
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,17 +18,16 @@ _SQUARINGS = 40  # tell eigenvalues apart that differ by 1 in 10^11
 _SETTLED = 1e-13  # what is missing to 1 of the sum of squares, hundreds of roundings
 
 Vectors = NDArray[np.float64]
-Values = TypeVar("Values", Array, Vectors)
 
 
-def gram(rows: Values) -> Values:
+def gram(rows: Vectors) -> Vectors:
     """Multiply the transpose of (K, M) by it, (M, M), in pieces of at most `LARGEST`.
 
     With more than 256 columns these would be too thin: all are then multiplied at once.
     """
     many, columns = rows.shape
     piece = LARGEST // columns**2 if columns <= 256 else many
-    total = np.zeros((columns, columns), rows.dtype)
+    total = np.zeros((columns, columns))
     for first in range(0, many, piece):
         part = rows[first : first + piece]
         total += np.matmul(part.T, part)

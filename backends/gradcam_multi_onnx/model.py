@@ -84,8 +84,9 @@ class OnnxModel:
 
     def side_by_side(self, threads: int) -> "OnnxModel | None":
         """Return the same model for runs at the same time; None where a GPU computes."""
-        other = replace(self._graph.source, threads=threads)
-        return None if self.accelerated else OnnxModel(other)
+        if self.accelerated:
+            return None
+        return OnnxModel(replace(self._graph.source, threads=threads))
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError
 from gradcam_multi.metrics.baselines import Baseline, baseline_of
 from gradcam_multi.metrics.score import Items, Score, Vector, in_chunks, item_generators
-from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 
 STEPS = 50
@@ -102,5 +101,5 @@ def _curve(
         mixed = np.where(replaced[:, None], after[item], before[item])
         return mixed.reshape(-1, *start.shape[1:])
 
-    scores = in_chunks(score, make, owners, chunk or items_at_once(start))
+    scores = in_chunks(score, make, owners, start, chunk)
     return Curve(counts / pixels, scores.reshape(items, steps + 1))

@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError
 from gradcam_multi.metrics.baselines import Baseline, baseline_of
 from gradcam_multi.metrics.score import Items, Score, Vector, in_chunks, item_generators
-from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 
 SUBSETS = 200
@@ -59,9 +58,7 @@ def mu_fidelity(
         return np.where(hidden[:, None], gone[item], kept[item]).reshape(-1, *inputs.shape[1:])
 
     before = score(inputs, np.arange(len(inputs)))
-    drop = before[:, None] - in_chunks(score, make, owners, chunk or items_at_once(inputs)).reshape(
-        -1, subsets
-    )
+    drop = before[:, None] - in_chunks(score, make, owners, inputs, chunk).reshape(-1, subsets)
     return correlations(relevance, drop)
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from gradcam_multi.errors import InputError, MissingExtraError
 from gradcam_multi.metrics.curves import ranks
 from gradcam_multi.metrics.score import Items, Score, Vector, in_chunks, item_generators
-from gradcam_multi.sizes import items_at_once
 from gradcam_multi.spec import Array
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -85,9 +84,7 @@ def road(
         return np.stack(out)
 
     owners = np.repeat(np.arange(items), variants)
-    found = in_chunks(score, make, owners, chunk or items_at_once(inputs)).reshape(
-        items, 2, len(counts)
-    )
+    found = in_chunks(score, make, owners, inputs, chunk).reshape(items, 2, len(counts))
     return Road(tuple(shares), found[:, 0], found[:, 1])
 
 

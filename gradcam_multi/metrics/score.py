@@ -117,11 +117,15 @@ def as_taken(explainer: Explainer, inputs: Array) -> Array:
     return inputs
 
 
-def in_chunks(score: Score, make: Callable[[Items], Array], items: Items, size: int) -> Vector:
+def in_chunks(
+    score: Score, make: Callable[[Items], Array], items: Items, inputs: Array, size: int | None
+) -> Vector:
     """Score inputs that are made a chunk at a time, so that never more than `size` exist.
 
-    `make` gets positions in `items` and returns the inputs there.
+    `make` gets positions in `items` and returns variants of `inputs` there. None for `size`:
+    `sizes.items_at_once`.
     """
+    size = size or items_at_once(inputs)
     parts = []
     for start in range(0, len(items), size):
         places = np.arange(start, min(start + size, len(items)))

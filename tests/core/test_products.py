@@ -23,16 +23,23 @@ def test_is_the_matrix_product(left, right):
     np.testing.assert_array_equal(got, a @ b)  # whole numbers below 2^24: float32 is exact
 
 
-def test_maps_and_heatmaps_are_made_in_small_pieces(monkeypatch):
-    """What a large piece would cost is the time of whatever runs next."""
-    sizes = []
+@pytest.fixture
+def sizes(monkeypatch):
+    """The multiplications of each product that is made."""
+    found = []
     matmul = np.matmul
 
     def counted(left, right, **kwargs):
-        sizes.append(left.shape[-2] * left.shape[-1] * right.shape[-1])
+        columns = right.shape[-1] if right.ndim > 1 else 1
+        found.append(left.shape[-2] * left.shape[-1] * columns)
         return matmul(left, right, **kwargs)
 
     monkeypatch.setattr(products.np, "matmul", counted)
+    return found
+
+
+def test_maps_and_heatmaps_are_made_in_small_pieces(sizes):
+    """What a large piece would cost is the time of whatever runs next."""
     weighted(np.ones((2, 512)), np.ones((2, 512, 56 * 56), np.float32))
     resize(np.ones((2, 56, 56), np.float32), (448, 448))
     resize(np.ones((3000, 56), np.float32), (448,))
@@ -74,16 +81,8 @@ def test_leading_vector_where_squares_do_not_tell(values):
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-12)
 
 
-def test_components_of_small_maps_are_made_in_small_pieces(monkeypatch):
+def test_components_of_small_maps_are_made_in_small_pieces(sizes, monkeypatch):
     """LAPACK wakes threads for 49 rows already."""
-    sizes = []
-    matmul = np.matmul
-
-    def counted(left, right, **kwargs):
-        sizes.append(left.shape[0] * left.shape[-1] * (right.shape[-1] if right.ndim > 1 else 1))
-        return matmul(left, right, **kwargs)
-
-    monkeypatch.setattr(products.np, "matmul", counted)
     monkeypatch.delattr(np.linalg, "eigh")
     maps = np.random.default_rng(0).random((2, 2048, 49)).astype(np.float32)
     for method in (eigencam, kpca_cam):
