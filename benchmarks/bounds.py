@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from .growth import fitted
+from .growth import LEAST, fitted
 from .records import Record
 from .tables import OURS, chosen, newest, table
 
@@ -78,14 +78,14 @@ def _onnx_peers(records: Sequence[Record]) -> Iterable[float]:
 
 
 def _exponents(records: Sequence[Record]) -> Iterable[float]:
-    """Of the laws by which Grad-CAM's price grows, each in its own size."""
+    """The least that the prices allow, of Grad-CAM's growth in each size of its own."""
     laws: dict[tuple[str, str], list[Record]] = {}
     for row in newest(chosen(records, "growth", who=OURS)):
         laws.setdefault((row["framework"], row["method"]), []).append(row)
     return [
-        round(fitted([row["size"] for row in rows], [row["median"] for row in rows]).exponent, 2)
+        round(fitted([row["size"] for row in rows], [row["median"] for row in rows]).least, 2)
         for rows in laws.values()
-        if len(rows) >= 3
+        if len(rows) >= LEAST
     ]
 
 
@@ -118,7 +118,7 @@ BOUNDS = (
     Bound("gradcam --help, ms", 300, _ours("start", "median", method="gradcam --help")),
     Bound("cold start with ONNX / plain session's, worst", 1.5, _ours(
         "start", method="cold start")),
-    Bound("exponent of growth, worst", 1, _exponents),
+    Bound("exponent of growth, least allowed, worst", 1, _exponents),
     Bound("gradient at the final map / session, worst", 1.10, _ours(
         "gradient", size="final map")),
     Bound("gradient graph of ResNet-50, ms", 2000, _ours("gradient", "median", size="building")),

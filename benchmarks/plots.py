@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .growth import fitted
+from .growth import LEAST, fitted
 from .records import Record
 from .tables import OURS, chosen, newest
 
@@ -68,7 +68,7 @@ def plot_growth(records: Sequence[Record], path: Path) -> bool:
             sizes, ours, plain = zip(*points, strict=True)
             axis.plot(sizes, ours, "o", color=f"C{color}", label=framework, markersize=4)
             axis.plot(sizes, plain, "x", color=f"C{color}", markersize=4)
-            if len(sizes) >= 3:
+            if len(sizes) >= LEAST:
                 law = fitted(sizes, ours)
                 fit = [law.fixed + law.slope * size**law.exponent for size in sizes]
                 axis.plot(sizes, fit, color=f"C{color}", linewidth=1)

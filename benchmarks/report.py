@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from .bounds import held
-from .growth import fitted
+from .growth import LEAST, fitted
 from .records import RESULTS, Record, load
 from .tables import OURS, chosen, machine, newest, table
 
@@ -158,7 +158,7 @@ def _growth(records: Sequence[Record]) -> list[str]:
     for framework in dict.fromkeys(row["framework"] for row in rows):
         for axis in dict.fromkeys(row["method"] for row in rows):
             here = [r for r in rows if (r["framework"], r["method"]) == (framework, axis)]
-            if len(here) < 3:
+            if len(here) < LEAST:
                 continue
             sizes = [row["size"] for row in here]
             for what in ("median", "plain"):
@@ -167,7 +167,8 @@ def _growth(records: Sequence[Record]) -> list[str]:
                 span = f"{min(sizes)} to {max(sizes)}"
                 lines.append([
                     framework, "pixels" if axis == "side" else axis, whose, span,
-                    f"{law.fixed:.2f}", f"{law.exponent:.2f}", f"{100 * law.error:.0f} %",
+                    f"{law.fixed:.2f}", f"{law.exponent:.2f} ({law.least:.2f} to {law.most:.2f})",
+                    f"{100 * law.error:.0f} %",
                 ])  # fmt: skip
     header = [
         "framework",
