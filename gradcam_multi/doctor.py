@@ -1,6 +1,5 @@
 """Look a model over: what it is, which layer is explained, which methods work, and why not."""
 
-import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -211,8 +210,8 @@ def _methods(explainer: Explainer, batch: Inputs, layer: str) -> tuple[MethodChe
 
 def _method(explainer: Explainer, batch: Inputs, name: str, layer: str) -> MethodCheck:
     """Try a method on the layer that was chosen."""
-    tried = copy.copy(explainer)  # the model stays open; opening it for each method could take long
-    tried.method, tried.layer = METHODS[name], layer
+    tried = explainer._at(layer)  # the model stays open; opening it for each method could take long
+    tried.method = METHODS[name]
     again = [need for need in METHODS[name].needs if need != "gradients"]
     try:
         if "gradients" in METHODS[name].needs:
@@ -232,8 +231,7 @@ def _method(explainer: Explainer, batch: Inputs, name: str, layer: str) -> Metho
 
 def _run_again(explainer: Explainer, batch: Inputs, layer: str, needs: Sequence[str]) -> None:
     """Run the model once in each way that a method needs; raise where it cannot."""
-    tried = copy.copy(explainer)
-    tried.layer = layer
+    tried = explainer._at(layer)
     if "inputs" in needs:
         tried.method, tried.settings = METHODS["rise"], Settings(samples=1)
         tried(batch)

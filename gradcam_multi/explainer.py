@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradcam_multi.cam import method_named, probed_maps
-from gradcam_multi.choice import Choice, check_items, choose, map_rank, moved, on_grid, outputs_of
-from gradcam_multi.errors import TargetError
+from gradcam_multi.choice import Choice, check_items, map_rank, moved, on_grid
+from gradcam_multi.choices import Choices, Names
 from gradcam_multi.explanation import Explanation
 from gradcam_multi.fusion import Fuse, fused, fusion_named
 from gradcam_multi.image_input import ImageInput
-from gradcam_multi.layers import Ends, Layers, mark_default, path_of
+from gradcam_multi.layers import Layers, mark_default
 from gradcam_multi.notices import CamWarning as CamWarning
 from gradcam_multi.notices import notify, warn_of
 from gradcam_multi.plugins import installed
@@ -26,16 +26,13 @@ from gradcam_multi.sizes import (
     finite_items,
     image_sizes,
     part_of,
-    sizes_key,
     spatial_size,
 )
 from gradcam_multi.smoothing import Smooth, smoothed, smoothing_named
-from gradcam_multi.spec import Folding, InputName, Inputs, Layer, Layout, Model, Trace
+from gradcam_multi.spec import Folding, InputName, Inputs, Layout, Model, Trace
 from gradcam_multi.targets import AnyTarget, as_targets, outputs_read, score_batch
 from gradcam_multi.targets import chosen_output as chosen_output  # for what opens models itself
 from gradcam_multi.tokens import FoldedTrace, fold_rows
-
-Names = tuple[str, ...]
 
 
 class Explainer:
@@ -93,7 +90,7 @@ class Explainer:
         self.settings = Settings(seed, samples, batch_size, baseline)
         self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
-        self._resolved: dict[tuple[Any, Names], Choice] = {}
+        self._choices = Choices(self.model, self.layer, output)
         self._facts: set[Hashable] = set()
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
@@ -115,7 +112,7 @@ class Explainer:
         default = None
         if not each:
             read = [outputs_read(as_targets(target, batch_count(inputs))) for target in targets]
-            default = self._choice(inputs, read).default
+            default = self._choices(inputs, read).default
         for explanation in explanations:
             warn_of(explanation, default)
         return explanations
@@ -123,7 +120,8 @@ class Explainer:
     def _at(self, layer: str) -> "Explainer":
         """The same explainer of one layer, its model shared."""
         one = copy(self)
-        one.layer, one._fused, one._resolved = layer, (), {}
+        one.layer, one._fused = layer, ()
+        one._choices = Choices(self.model, layer, self.output)
         return one
 
     def _maps(self, inputs: Inputs, targets: Sequence[Any]) -> list[Explanation]:
@@ -164,7 +162,7 @@ class Explainer:
     @contextmanager
     def traced(self, inputs: Inputs) -> Iterator[Trace]:
         """Run once and keep the explained layer's activations (N, C, *grid), tokens folded."""
-        with self._traced(inputs, self._choice(inputs)) as trace:
+        with self._traced(inputs, self._choices(inputs)) as trace:
             yield trace
 
     @contextmanager
@@ -190,13 +188,13 @@ class Explainer:
     def _run(
         self, inputs: Inputs, rows: Sequence[Sequence[AnyTarget]], read: Sequence[Names]
     ) -> list[Explanation]:
-        first = choice = self._choice(inputs, read)
+        first = choice = self._choices(inputs, read)
         explanations, dead = self._explain_at(choice, inputs, rows, read)
         while dead and choice.upstream:
             choice = moved(choice)
             found, dead = self._explain_at(choice, inputs, rows, read)
             if not dead:
-                self._resolved[_key(inputs, read)] = choice
+                self._choices.keep(choice, inputs, read)
                 notify(
                     f"the score depends on the prefix tokens alone at {first.name!r}, the default "
                     f"layer, which enters the last block: {choice.name!r} is explained instead; "
@@ -272,41 +270,6 @@ class Explainer:
             cost=probe.passes,
             attribution=probe.attributed(status),
         )
-
-    def _choice(self, inputs: Inputs, read: Sequence[Names] = ()) -> Choice:
-        """The layer that was named, or the default one; looked up once for inputs of a shape.
-
-        `read` are the outputs that each row of targets names; where all name some, it is the
-        default layer of these.
-        """
-        key = _key(inputs, read)
-        if key not in self._resolved:
-            listed = self.model.layers(inputs)
-            named = None if self.layer is None else path_of(self.layer, listed)
-            self._resolved[key] = choose(listed, named, self._ends(listed, key[1]))
-        return self._resolved[key]
-
-    def _ends(self, listed: Sequence[Layer], read: Names) -> Ends:
-        """The outputs explained, as far as the listing tells; None where the run has to."""
-        names = outputs_of(self.model, listed)
-        # With a layer that is named, the run will tell whether the output exists.
-        told = self.layer is None or (names and self.output in (None, *names))
-        if not told:
-            return self.output
-        if read:
-            return tuple(chosen_output(name, names) for name in read)
-        try:
-            return chosen_output(self.output, names)
-        except TargetError:
-            if self.output is None and (None in names.values() or not names):
-                return None
-            raise
-
-
-def _key(inputs: Inputs, read: Sequence[Names]) -> tuple[Any, Names]:
-    """What the choice of the layer depends on."""
-    every = tuple(dict.fromkeys(name for names in read for name in names))
-    return sizes_key(inputs), every if all(read) else ()
 
 
 def explain(

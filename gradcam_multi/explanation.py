@@ -1,7 +1,7 @@
 """What an explanation holds, and the forms it can be kept in."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,9 @@ import numpy as np
 
 from gradcam_multi.cam import Status, heatmaps, rescale
 from gradcam_multi.errors import ImageError
+from gradcam_multi.probabilities import of_classes, of_targets, saturated
 from gradcam_multi.spec import Array
-from gradcam_multi.targets import (
-    Activation,
-    AnyTarget,
-    class_name,
-    class_scores,
-    probability,
-    reads_rows,
-)
+from gradcam_multi.targets import Activation, AnyTarget, class_name
 
 if TYPE_CHECKING:  # Pillow is imported when a picture is asked for
     from PIL import Image
@@ -34,12 +28,6 @@ STATUS_NOTES: dict[Status, str] = {
     "nonfinite": "inputs, activations or gradients hold NaN or infinity; check inputs and weights",
 }
 """What each status means and what to do about it, in a line."""
-
-SATURATED = (
-    "the model returns probabilities whose logits cannot be reached, and the explained class has "
-    "more than 0.99: gradients underflow there; hand over the model as it is before its softmax"
-)
-_SURE = 0.99
 
 
 @dataclass(frozen=True)
@@ -122,13 +110,7 @@ class Explanation:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(N,) float64: the probability of each target's class; NaN where it is about none."""
-        told = [_probability_of(target) for target in self.targets]
-        if not any(told):
-            return np.full(len(self), np.nan)
-        p = self.class_probabilities
-        return np.array(
-            [np.nan if of is None else of(row) for of, row in zip(told, p, strict=True)]
-        )
+        return of_targets(self.targets, lambda: self.class_probabilities)
 
     @cached_property
     def class_probabilities(self) -> np.ndarray:
@@ -136,28 +118,14 @@ class Explanation:
 
         Raises TargetError where it is none.
         """
-        own = class_scores(self.outputs, self.output)
-        # The model's own are more precise than logits in half precision; but behind a logarithm
-        # (log-softmax) they are none.
-        if self.activation is None:
-            trusted = bool(_are_probabilities(own).all())  # their logits are out of reach
-        else:
-            trusted = bool((own >= 0).all())
-        logits = class_scores(self.logits, self.output)
-        return own if trusted else probability(logits, self.activation)
+        return of_classes(self.outputs, self.logits, self.output, self.activation)
 
     @cached_property
     def saturated(self) -> np.ndarray:
         """(N,) bool: whether the score is a probability above 0.99 whose logit is out of reach."""
-        found = np.zeros(len(self), np.bool_)
-        told = [_probability_of(target) for target in self.targets]
-        if self.activation is not None or not any(told):
-            return found
-        rows = class_scores(self.logits, self.output)
-        for i in np.flatnonzero(_are_probabilities(rows)):
-            of = told[i]
-            found[i] = of is not None and of(rows[i]) > _SURE
-        return found
+        if self.activation is not None:
+            return np.zeros(len(self), np.bool_)
+        return saturated(self.targets, self.logits, self.output)
 
     def name(self, index: int = 0) -> str:
         """What an item's target is called: the class's label, or its index, or what is asked."""
@@ -300,24 +268,3 @@ class Explanation:
         stream = BytesIO()
         self.to_pil().save(stream, "PNG")
         return stream.getvalue()
-
-
-def _probability_of(target: AnyTarget) -> Callable[[np.ndarray], float] | None:
-    """How to read a target's probability from those of all classes; None where it has none."""
-    if not reads_rows(target):
-        return None
-    own: Callable[[np.ndarray], float] | None = getattr(target, "probability_of", None)
-    index = getattr(target, "index", None)
-    if own is not None or index is None:
-        return own
-    return lambda probabilities: float(probabilities[index])
-
-
-def _are_probabilities(rows: np.ndarray) -> np.ndarray:
-    """(N,) whether rows of several scores are probabilities of classes that exclude each other."""
-    if rows.shape[1] < 2:
-        return np.zeros(len(rows), np.bool_)
-    found = np.asarray((rows >= 0).all(1))
-    if found.any():  # rounded to half precision, they still sum to 1 but for 11 bits of each
-        found &= np.abs(rows.sum(1) - 1) < 1e-3
-    return found

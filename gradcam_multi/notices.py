@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from gradcam_multi.explanation import SATURATED, STATUS_NOTES, Explanation
+from gradcam_multi.explanation import STATUS_NOTES, Explanation
+from gradcam_multi.probabilities import SATURATED
 
 
 class CamWarning(UserWarning):

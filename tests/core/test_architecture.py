@@ -15,7 +15,8 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "onnx", "onnxruntime", "jax"}
 # Each part of the core, lowest first; a module imports only from lines above its own.
 ORDER = [
     "errors", "spec", "finite", "backward", "heads", "sizes", "image_input", "labels", "products",
-    "resize", "exif", "cam", "layers", "tokens", "choice", "targets", "images", "colormaps", "demo",
+    "resize", "exif", "cam", "layers", "tokens", "choice", "targets", "choices",
+    "probabilities", "images", "colormaps", "demo",
     "hooks", "geometry", "preprocess", "overlay", "attribution", "plugins", "panel",
     "picture_input", "explanation", "notices", "fusion", "contributions", "blocks", "scoring",
     "probing", "smoothing", "explainer", "concepts", "verification", "export", "gallery", "page",
