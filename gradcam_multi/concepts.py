@@ -157,7 +157,7 @@ def concepts(model: Any, inputs: Inputs, number: int = 5, **explainer: Any) -> C
     """
     opened = model if isinstance(model, Explainer) else Explainer(model, **explainer)
     count = batch_count(inputs)
-    name = opened._choices(inputs).name
+    name = opened._choice(inputs).name
     parts = []
     step = opened.batch_size or count
     for start in range(0, count, step):

@@ -90,7 +90,7 @@ class Explainer:
         self.settings = Settings(seed, samples, batch_size, baseline)
         self.grid = None if grid is None else tuple(grid)
         self.model: Model = installed().open(model, backend, trust)
-        self._choices = Choices(self.model, self.layer, output)
+        self._choices = Choices(self.model)
         self._facts: set[Hashable] = set()
 
     def __call__(self, inputs: Inputs, target: Any = None) -> Explanation:
@@ -112,7 +112,7 @@ class Explainer:
         default = None
         if not each:
             read = [outputs_read(as_targets(target, batch_count(inputs))) for target in targets]
-            default = self._choices(inputs, read).default
+            default = self._choice(inputs, read).default
         for explanation in explanations:
             warn_of(explanation, default)
         return explanations
@@ -121,7 +121,6 @@ class Explainer:
         """The same explainer of one layer, its model shared."""
         one = copy(self)
         one.layer, one._fused = layer, ()
-        one._choices = Choices(self.model, layer, self.output)
         return one
 
     def _maps(self, inputs: Inputs, targets: Sequence[Any]) -> list[Explanation]:
@@ -162,7 +161,7 @@ class Explainer:
     @contextmanager
     def traced(self, inputs: Inputs) -> Iterator[Trace]:
         """Run once and keep the explained layer's activations (N, C, *grid), tokens folded."""
-        with self._traced(inputs, self._choices(inputs)) as trace:
+        with self._traced(inputs, self._choice(inputs)) as trace:
             yield trace
 
     @contextmanager
@@ -188,13 +187,13 @@ class Explainer:
     def _run(
         self, inputs: Inputs, rows: Sequence[Sequence[AnyTarget]], read: Sequence[Names]
     ) -> list[Explanation]:
-        first = choice = self._choices(inputs, read)
+        first = choice = self._choice(inputs, read)
         explanations, dead = self._explain_at(choice, inputs, rows, read)
         while dead and choice.upstream:
             choice = moved(choice)
             found, dead = self._explain_at(choice, inputs, rows, read)
             if not dead:
-                self._choices.keep(choice, inputs, read)
+                self._choices.keep(choice, inputs, self.layer, self.output, read)
                 notify(
                     f"the score depends on the prefix tokens alone at {first.name!r}, the default "
                     f"layer, which enters the last block: {choice.name!r} is explained instead; "
@@ -270,6 +269,10 @@ class Explainer:
             cost=probe.passes,
             attribution=probe.attributed(status),
         )
+
+    def _choice(self, inputs: Inputs, read: Sequence[Names] = ()) -> Choice:
+        """The layer that is explained, for targets that name outputs to `read`."""
+        return self._choices.of(inputs, self.layer, self.output, read)
 
 
 def explain(

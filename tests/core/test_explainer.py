@@ -31,6 +31,18 @@ def test_several_targets_share_one_run():
     np.testing.assert_array_equal(single.cam, ranked[1].cam)
 
 
+def test_another_layer_or_output_set_on_an_explainer_counts_from_the_next_call():
+    explainer, inputs = gm.Explainer(probe_network()), probe_inputs(2)
+    assert explainer(inputs, 0).layer == "relu2"
+    explainer.layer = "relu1"
+    np.testing.assert_array_equal(
+        explainer(inputs, 0).cam, gm.explain(probe_network(), inputs, 0, layer="relu1").cam
+    )
+    explainer.layer, explainer.output = None, "score"
+    with pytest.raises(gm.TargetError, match="output 'score' was asked for"):
+        explainer(inputs, 0)
+
+
 def test_explanation_says_what_was_used(explanation):
     assert (explanation.layer, explanation.method, explanation.backend) == (
         "relu2",
