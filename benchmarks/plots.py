@@ -53,18 +53,20 @@ def plot_growth(records: Sequence[Record], path: Path) -> bool:
     """Prices against sizes with their fits, a panel for what grows."""
     rows = newest(chosen(records, "growth", who=OURS))
     what = list(dict.fromkeys(row["method"] for row in rows))
+    frameworks = list(dict.fromkeys(row["framework"] for row in rows))
     if not rows:
         return False
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(what), figsize=(3.6 * len(what), 3.4), squeeze=False)
     for axis, name in zip(axes[0], what, strict=True):
-        here = [row for row in rows if row["method"] == name]
-        for color, framework in enumerate(dict.fromkeys(row["framework"] for row in here)):
+        for color, framework in enumerate(frameworks):
             points = sorted(
                 (row["size"], row["median"], row["plain"])
-                for row in here
-                if row["framework"] == framework
+                for row in rows
+                if (row["method"], row["framework"]) == (name, framework)
             )
+            if not points:
+                continue
             sizes, ours, plain = zip(*points, strict=True)
             axis.plot(sizes, ours, "o", color=f"C{color}", label=framework, markersize=4)
             axis.plot(sizes, plain, "x", color=f"C{color}", markersize=4)
@@ -76,7 +78,7 @@ def plot_growth(records: Sequence[Record], path: Path) -> bool:
         axis.set_yscale("log")
         axis.tick_params(axis="x", which="minor", labelbottom=False)  # over one decade they overlap
         axis.set_title({"side": "pixels"}.get(name, name))
-        axis.legend(fontsize=8)
+    axes[0][0].legend(fontsize=8)  # one for all: in other panels it would lie over points
     axes[0][0].set_ylabel("ms: dots Grad-CAM, crosses inference")
     _save(figure, path, rows)
     return True
