@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from .growth import LEAST, fitted
+from .growth import FEWEST, fitted
 from .records import Record
-from .tables import OURS, chosen, newest, table
+from .tables import OURS, chosen, grown, newest, table
 
 FIXED = 2.0  # ms that an explanation of a single picture may take beside its share
 RUNTIMES = {"onnx": 1.05, "torch": 1.05, "tensorflow": 1.10}
@@ -79,13 +79,10 @@ def _onnx_peers(records: Sequence[Record]) -> Iterable[float]:
 
 def _exponents(records: Sequence[Record]) -> Iterable[float]:
     """The least that the prices allow, of Grad-CAM's growth in each size of its own."""
-    laws: dict[tuple[str, str], list[Record]] = {}
-    for row in newest(chosen(records, "growth", who=OURS)):
-        laws.setdefault((row["framework"], row["method"]), []).append(row)
     return [
         round(fitted([row["size"] for row in rows], [row["median"] for row in rows]).least, 2)
-        for rows in laws.values()
-        if len(rows) >= LEAST
+        for rows in grown(records).values()
+        if len(rows) >= FEWEST
     ]
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 EXPONENTS = np.arange(0.5, 2.0001, 0.05)
-LEAST = 4  # sizes: a fixed part, a slope and an exponent go through any three prices
+PARTS = 3  # of a law: a fixed part, a slope and an exponent go through any three prices
+FEWEST = PARTS + 1  # sizes
 _F = (161.4, 18.51, 10.13, 7.709, 6.608, 5.987, 5.591, 5.318, 5.117, 4.965)
 """Snedecor's F that 5 % exceed, of 1 and 1, 2, ... degrees of freedom."""
 _ROUNDING = 1e-9  # what least squares leave of exact data, relative
@@ -34,13 +35,13 @@ def fitted(sizes: Sequence[float], prices: Sequence[float]) -> Law:
     1988, 6.1) does not tell its squared error from the least one: a few noisy prices with a large
     fixed part fit many exponents. Raises ValueError for fewer than four sizes.
     """
-    if len(sizes) < LEAST:
+    if len(sizes) < FEWEST:
         raise ValueError(f"a law is fitted to four sizes or more, found {len(sizes)}")
     x, y = np.asarray(sizes, float), np.asarray(prices, float)
     x = x / x.max()  # powers of large sizes would drown the fixed part
     laws = [_best(x, y, exponent) for exponent in EXPONENTS]
     squares = np.array([error**2 for _, _, error in laws]) + _ROUNDING**2
-    free = len(x) - LEAST + 1
+    free = len(x) - PARTS
     allowed = EXPONENTS[squares <= squares.min() * (1 + _F[min(free, len(_F)) - 1] / free)]
     place = int(squares.argmin())
     fixed, slope, error = laws[place]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .growth import LEAST, fitted
+from .growth import FEWEST, fitted
 from .records import Record
-from .tables import OURS, chosen, newest
+from .tables import OURS, chosen, grown, newest
 
 BATCH = 8
 
@@ -51,26 +51,22 @@ def plot_prices(records: Sequence[Record], path: Path) -> bool:
 
 def plot_growth(records: Sequence[Record], path: Path) -> bool:
     """Prices against sizes with their fits, a panel for what grows."""
-    rows = newest(chosen(records, "growth", who=OURS))
-    what = list(dict.fromkeys(row["method"] for row in rows))
-    frameworks = list(dict.fromkeys(row["framework"] for row in rows))
-    if not rows:
+    prices = grown(records)
+    if not prices:
         return False
+    frameworks, what = (list(dict.fromkeys(names)) for names in zip(*prices, strict=True))
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(what), figsize=(3.6 * len(what), 3.4), squeeze=False)
     for axis, name in zip(axes[0], what, strict=True):
         for color, framework in enumerate(frameworks):
-            points = sorted(
-                (row["size"], row["median"], row["plain"])
-                for row in rows
-                if (row["method"], row["framework"]) == (name, framework)
-            )
-            if not points:
+            rows = prices.get((framework, name))
+            if not rows:
                 continue
+            points = sorted((row["size"], row["median"], row["plain"]) for row in rows)
             sizes, ours, plain = zip(*points, strict=True)
             axis.plot(sizes, ours, "o", color=f"C{color}", label=framework, markersize=4)
             axis.plot(sizes, plain, "x", color=f"C{color}", markersize=4)
-            if len(sizes) >= LEAST:
+            if len(sizes) >= FEWEST:
                 law = fitted(sizes, ours)
                 fit = [law.fixed + law.slope * size**law.exponent for size in sizes]
                 axis.plot(sizes, fit, color=f"C{color}", linewidth=1)
@@ -80,7 +76,7 @@ def plot_growth(records: Sequence[Record], path: Path) -> bool:
         axis.set_title({"side": "pixels"}.get(name, name))
     axes[0][0].legend(fontsize=8)  # one for all: in other panels it would lie over points
     axes[0][0].set_ylabel("ms: dots Grad-CAM, crosses inference")
-    _save(figure, path, rows)
+    _save(figure, path, [row for rows in prices.values() for row in rows])
     return True
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 
 from .bounds import held
-from .growth import LEAST, fitted
+from .growth import FEWEST, fitted
 from .records import RESULTS, Record, load
-from .tables import OURS, chosen, machine, newest, table
+from .tables import OURS, chosen, grown, machine, newest, table
 
 Section = Callable[[Sequence[Record]], list[str]]
 
@@ -153,23 +153,20 @@ def _listed(experiment: str, *columns: str, **about: object) -> Section:
 
 
 def _growth(records: Sequence[Record]) -> list[str]:
-    rows = newest(chosen(records, "growth", who=OURS))
     lines = []
-    for framework in dict.fromkeys(row["framework"] for row in rows):
-        for axis in dict.fromkeys(row["method"] for row in rows):
-            here = [r for r in rows if (r["framework"], r["method"]) == (framework, axis)]
-            if len(here) < LEAST:
-                continue
-            sizes = [row["size"] for row in here]
-            for what in ("median", "plain"):
-                law = fitted(sizes, [row[what] for row in here])
-                whose = "Grad-CAM" if what == "median" else "inference"
-                span = f"{min(sizes)} to {max(sizes)}"
-                lines.append([
-                    framework, "pixels" if axis == "side" else axis, whose, span,
-                    f"{law.fixed:.2f}", f"{law.exponent:.2f} ({law.least:.2f} to {law.most:.2f})",
-                    f"{100 * law.error:.0f} %",
-                ])  # fmt: skip
+    for (framework, axis), rows in grown(records).items():
+        if len(rows) < FEWEST:
+            continue
+        sizes = [row["size"] for row in rows]
+        for what in ("median", "plain"):
+            law = fitted(sizes, [row[what] for row in rows])
+            whose = "Grad-CAM" if what == "median" else "inference"
+            span = f"{min(sizes)} to {max(sizes)}"
+            lines.append([
+                framework, "pixels" if axis == "side" else axis, whose, span,
+                f"{law.fixed:.2f}", f"{law.exponent:.2f} ({law.least:.2f} to {law.most:.2f})",
+                f"{100 * law.error:.0f} %",
+            ])  # fmt: skip
     header = [
         "framework",
         "what grows",

@@ -44,5 +44,13 @@ def newest(records: Sequence[Record]) -> list[Record]:
     return list(found.values())
 
 
+def grown(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return our prices by framework and by what grows."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for row in newest(chosen(records, "growth", who=OURS)):
+        found.setdefault((row["framework"], row["method"]), []).append(row)
+    return found
+
+
 def _version(record: Record) -> tuple[int, ...]:
     return tuple(int(part) for part in (record.get("version") or "0").split("."))
